@@ -1,0 +1,396 @@
+//! Text to token ids: sentences, units (syllables or words), pieces, and windows that fit the model.
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use unicode_segmentation::UnicodeSegmentation;
+
+use crate::record::{Code, Reject, Stage};
+
+/// What a model labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Words, which the input must carry: apart, or with `_` between the syllables of one.
+    Word,
+    /// Syllables and punctuation marks, found in raw text.
+    Syllable,
+}
+
+/// A text cut up for a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// Byte range of every unit in the text.
+    pub units: Vec<Range<usize>>,
+    /// Sentences, in order, covering all units.
+    pub sentences: Vec<Sentence>,
+    /// The inputs of the model, in order: one a sentence, more where a sentence is longer than the window.
+    pub windows: Vec<Window>,
+}
+
+/// A sentence: what the model sees at a time, if it fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentence {
+    /// Byte range in the text, without surrounding white space.
+    pub range: Range<usize>,
+    /// Its units, as a range of [`Tokens::units`].
+    pub units: Range<usize>,
+}
+
+/// One input sequence of the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Units in it, as a range of [`Tokens::units`].
+    pub units: Range<usize>,
+    /// The units whose labels count from this window: its middle where windows overlap.
+    pub keep: Range<usize>,
+    /// Token ids with the special ones at both ends.
+    pub ids: Vec<u32>,
+    /// Index in `ids` of the first piece of every unit.
+    pub word_starts: Vec<u32>,
+}
+
+/// The tokenizer could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The file is not a tokenizer.
+    #[error("cannot load the tokenizer: {0}")]
+    Load(String),
+    /// A special token that every encoder needs is missing.
+    #[error("the tokenizer has no {0} token")]
+    SpecialToken(&'static str),
+    /// The window holds nothing beside the special tokens.
+    #[error("max_length {0} leaves no room for text: at least 8 tokens are needed")]
+    Window(usize),
+}
+
+/// A Hugging Face tokenizer with the window of its model.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    unit: Unit,
+    begin: u32,
+    end: u32,
+    unknown: u32,
+    /// Pieces that fit between the special tokens.
+    capacity: usize,
+}
+
+impl Tokenizer {
+    /// Loads `tokenizer.json` for a model that reads up to `max_length` tokens, special ones included.
+    ///
+    /// # Errors
+    /// When the file is not a tokenizer, lacks `[CLS]`, `[SEP]`, `[UNK]` (or `<s>`, `</s>`, `<unk>`), or the
+    /// window is too small.
+    pub fn from_file(path: &Path, unit: Unit, max_length: usize) -> Result<Self, TokenizerError> {
+        let inner = tokenizers::Tokenizer::from_file(path).map_err(|e| TokenizerError::Load(e.to_string()))?;
+        Self::new(inner, unit, max_length)
+    }
+
+    /// As [`Tokenizer::from_file`], from a tokenizer at hand.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_file`].
+    pub fn new(mut inner: tokenizers::Tokenizer, unit: Unit, max_length: usize) -> Result<Self, TokenizerError> {
+        if max_length < 8 {
+            return Err(TokenizerError::Window(max_length));
+        }
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| TokenizerError::Load(e.to_string()))?;
+        let special = |bert: &'static str, roberta: &str| {
+            let id = inner.token_to_id(bert).or_else(|| inner.token_to_id(roberta));
+            id.ok_or(TokenizerError::SpecialToken(bert))
+        };
+        let (begin, end) = (special("[CLS]", "<s>")?, special("[SEP]", "</s>")?);
+        let unknown = special("[UNK]", "<unk>")?;
+        Ok(Self { inner, unit, begin, end, unknown, capacity: max_length - 2 })
+    }
+
+    /// Number of pieces in the vocabulary.
+    pub fn vocabulary_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// What the model labels.
+    pub fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    /// Cuts `text` into sentences, units and windows. `words` are the byte ranges of the words, where the input
+    /// gave them: one sentence then, whose units are the words themselves for [`Unit::Word`] and their syllables
+    /// for [`Unit::Syllable`].
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn tokenize(&self, text: &str, words: Option<&[Range<usize>]>) -> Result<Tokens, Reject> {
+        let mut tokens = Tokens { units: Vec::new(), sentences: Vec::new(), windows: Vec::new() };
+        let ranges = match words {
+            Some(_) => vec![trim(text, 0..text.len())],
+            None => sentences(text),
+        };
+        for range in ranges {
+            let first = tokens.units.len();
+            match (self.unit, words) {
+                (Unit::Word, Some(words)) => tokens.units.extend_from_slice(words),
+                (Unit::Word, None) => tokens.units.extend(words_by_space(text, &range)),
+                (Unit::Syllable, _) => tokens.units.extend(syllables(text, &range)),
+            }
+            let sentence = Sentence { range, units: first..tokens.units.len() };
+            if !sentence.units.is_empty() {
+                self.push_windows(text, &mut tokens, &sentence)?;
+                tokens.sentences.push(sentence);
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Cuts one sentence, given unit by unit, into windows; for training data, where units are known.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses a unit.
+    pub fn windows(&self, units: &[&str]) -> Result<Vec<Window>, Reject> {
+        let pieces = self.pieces(units)?;
+        Ok(split(&pieces, self.capacity)
+            .into_iter()
+            .map(|(units, keep)| self.window(0, &pieces, units, keep))
+            .collect())
+    }
+
+    fn push_windows(&self, text: &str, tokens: &mut Tokens, sentence: &Sentence) -> Result<(), Reject> {
+        let units: Vec<&str> = tokens.units[sentence.units.clone()].iter().map(|unit| &text[unit.clone()]).collect();
+        let pieces = self.pieces(&units)?;
+        for (units, keep) in split(&pieces, self.capacity) {
+            tokens.windows.push(self.window(sentence.units.start, &pieces, units, keep));
+        }
+        Ok(())
+    }
+
+    /// The pieces of every unit: at least one (the unknown piece where the tokenizer leaves none), at most what a
+    /// window holds.
+    fn pieces(&self, units: &[&str]) -> Result<Vec<Vec<u32>>, Reject> {
+        let words: Vec<String> = match self.unit {
+            Unit::Word => units.iter().map(|unit| unit.replace('_', " ")).collect(),
+            Unit::Syllable => units.iter().map(|&unit| unit.to_owned()).collect(),
+        };
+        let encoding = self
+            .inner
+            .encode_fast(words, false)
+            .map_err(|e| Reject::new(Stage::Tokenize, Code::TokenizerFailed, e.to_string()))?;
+        let mut pieces = vec![Vec::new(); units.len()];
+        for (id, word) in encoding.get_ids().iter().zip(encoding.get_word_ids()) {
+            if let Some(word) = word {
+                pieces[*word as usize].push(*id);
+            }
+        }
+        for unit in &mut pieces {
+            unit.truncate(self.capacity);
+            if unit.is_empty() {
+                unit.push(self.unknown);
+            }
+        }
+        Ok(pieces)
+    }
+
+    fn window(&self, offset: usize, pieces: &[Vec<u32>], units: Range<usize>, keep: Range<usize>) -> Window {
+        let mut ids = vec![self.begin];
+        let mut word_starts = Vec::with_capacity(units.len());
+        for unit in &pieces[units.clone()] {
+            word_starts.push(ids.len() as u32);
+            ids.extend_from_slice(unit);
+        }
+        ids.push(self.end);
+        let shift = |range: Range<usize>| range.start + offset..range.end + offset;
+        Window { units: shift(units), keep: shift(keep), ids, word_starts }
+    }
+}
+
+/// Splits units into windows of at most `capacity` pieces. Neighbours share about a quarter of a window, and each
+/// unit counts where it has the most context on both sides. Returns (units, kept units) of each window.
+fn split(pieces: &[Vec<u32>], capacity: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let overlap = capacity / 4;
+    let mut windows: Vec<(Range<usize>, Range<usize>)> = Vec::new();
+    let mut start = 0;
+    while start < pieces.len() {
+        let end = start + fitting(pieces[start..].iter(), capacity).max(1);
+        windows.push((start..end, start..end));
+        if end == pieces.len() {
+            break;
+        }
+        let back = fitting(pieces[start + 1..end].iter().rev(), overlap);
+        start = end - back;
+    }
+    for i in 1..windows.len() {
+        let shared = windows[i].0.start..windows[i - 1].0.end;
+        let middle = (shared.start + shared.len() / 2).max(windows[i - 1].1.start);
+        windows[i - 1].1.end = middle;
+        windows[i].1.start = middle;
+    }
+    windows
+}
+
+/// How many of the first units fit into `capacity` pieces.
+fn fitting<'a>(units: impl Iterator<Item = &'a Vec<u32>>, capacity: usize) -> usize {
+    let total = units.scan(0, |sum, unit| {
+        *sum += unit.len();
+        Some(*sum)
+    });
+    total.take_while(|&sum| sum <= capacity).count()
+}
+
+/// Sentences of a text, as byte ranges without surrounding white space: the sentence boundaries of Unicode (UAX #29),
+/// except after an abbreviation or an initial.
+pub fn sentences(text: &str) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    let mut open = false;
+    for (start, piece) in text.split_sentence_bound_indices() {
+        let end = start + piece.len();
+        match ranges.last_mut() {
+            Some(last) if open => last.end = end,
+            _ => ranges.push(start..end),
+        }
+        open = ends_in_abbreviation(piece);
+    }
+    ranges.into_iter().map(|range| trim(text, range)).filter(|range| !range.is_empty()).collect()
+}
+
+/// Titles and place words that Vietnamese writes with a full stop before the name.
+const ABBREVIATIONS: &[&str] = &[
+    "TP", "Tp", "tp", "TX", "Tx", "TT", "Q", "P", "H", "Đ", "GS", "PGS", "TS", "ThS", "Ths", "BS", "Bs", "KS", "CN",
+    "LS", "NSND", "NSƯT", "Mr", "Mrs", "Ms", "Dr", "St", "tr", "Tr", "No", "vs",
+];
+
+fn ends_in_abbreviation(sentence: &str) -> bool {
+    if sentence.ends_with(['\n', '\r', '\u{2029}', '\u{85}']) {
+        return false;
+    }
+    let Some(rest) = sentence.trim_end().strip_suffix('.') else {
+        return false;
+    };
+    let word = rest.rsplit(|c: char| c.is_whitespace() || c == '.' || c == '(').next().unwrap_or(rest);
+    ABBREVIATIONS.contains(&word)
+}
+
+/// Syllables and punctuation marks of `text[range]`, as byte ranges in `text`: the word boundaries of Unicode
+/// (UAX #29; Vietnamese puts a space between syllables), white space left out.
+pub fn syllables(text: &str, range: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let offset = range.start;
+    text[range.clone()].split_word_bound_indices().flat_map(move |(start, piece)| {
+        let start = start + offset;
+        // `_` joins letters in UAX #29; in Vietnamese corpora it joins the syllables of a word.
+        let parts = piece.split_inclusive('_').scan(start, |at, part| {
+            let from = *at;
+            *at += part.len();
+            let part_end = if part.len() > 1 { part.trim_end_matches('_').len() } else { part.len() };
+            Some((from..from + part_end, part))
+        });
+        parts.filter(|(_, part)| !part.trim().is_empty()).map(|(range, _)| range).collect::<Vec<_>>()
+    })
+}
+
+fn words_by_space(text: &str, range: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let base = text.as_ptr() as usize;
+    text[range.clone()].split_whitespace().map(move |word| {
+        let start = word.as_ptr() as usize - base;
+        start..start + word.len()
+    })
+}
+
+fn trim(text: &str, range: Range<usize>) -> Range<usize> {
+    let part = &text[range.clone()];
+    let start = range.start + (part.len() - part.trim_start().len());
+    start..start + part.trim().len()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Every letter is a piece of its own; other characters are unknown.
+    pub(crate) fn letters(unit: Unit, max_length: usize) -> Tokenizer {
+        let mut vocab = vec!["[PAD]".to_owned(), "[UNK]".to_owned(), "[CLS]".to_owned(), "[SEP]".to_owned()];
+        for c in ('a'..='z').chain('A'..='Z').chain("đàáảãạêôơưếộ".chars()) {
+            vocab.push(c.to_string());
+            vocab.push(format!("##{c}"));
+        }
+        let vocab: serde_json::Map<_, _> = vocab.into_iter().enumerate().map(|(i, p)| (p, i.into())).collect();
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "normalizer": {"type": "NFC"},
+            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                      "max_input_chars_per_word": 100, "vocab": vocab},
+        });
+        let inner = json.to_string().parse().unwrap();
+        Tokenizer::new(inner, unit, max_length).unwrap()
+    }
+
+    fn parts<'t>(text: &'t str, ranges: &[Range<usize>]) -> Vec<&'t str> {
+        ranges.iter().map(|range| &text[range.clone()]).collect()
+    }
+
+    #[test]
+    fn sentences_end_at_stops_but_not_after_titles() {
+        let text = "TP. Huế mưa. GS. Lê Văn An (TP. Vinh) nói: “Tốt!” Giá 1.200.000 đồng\r\nHết";
+        let expected = ["TP. Huế mưa.", "GS. Lê Văn An (TP. Vinh) nói: “Tốt!”", "Giá 1.200.000 đồng", "Hết"];
+        assert_eq!(parts(text, &sentences(text)), expected);
+    }
+
+    #[test]
+    fn syllables_are_letters_numbers_and_marks() {
+        let text = "Bác_sĩ Hóa, 3,5% ở TP.HCM 👍🏽!";
+        let found: Vec<_> = syllables(text, &(0..text.len())).collect();
+        assert_eq!(parts(text, &found), ["Bác", "sĩ", "Hóa", ",", "3,5", "%", "ở", "TP.HCM", "👍🏽", "!"]);
+    }
+
+    #[test]
+    fn a_lone_underscore_is_a_unit() {
+        let text = "_ a__b _c";
+        let found: Vec<_> = syllables(text, &(0..text.len())).collect();
+        assert_eq!(parts(text, &found), ["_", "a", "_", "b", "_", "c"]);
+    }
+
+    #[test]
+    fn given_words_are_the_units() {
+        let text = "bác_sĩ Hoa";
+        let words = [0..text.find(' ').unwrap(), text.len() - 3..text.len()];
+        let tokens = letters(Unit::Word, 64).tokenize(text, Some(&words)).unwrap();
+        assert_eq!(parts(text, &tokens.units), ["bác_sĩ", "Hoa"]);
+        assert_eq!(tokens.windows.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn units_lie_in_order_inside_their_sentences_and_cover_the_text(text in "\\PC{0,80}[ .!\n]{0,3}[a-zà-ỹ _.]{0,40}\u{301}?") {
+            let tokens = letters(Unit::Syllable, 16).tokenize(&text, None).unwrap();
+            let mut at = 0;
+            for unit in &tokens.units {
+                prop_assert!(unit.start >= at && unit.end > unit.start);
+                let gap = text[at..unit.start].trim();
+                prop_assert!(gap.is_empty() || gap.chars().all(|c| c == '_'), "lost {gap:?}");
+                at = unit.end;
+            }
+            let rest = text[at..].trim();
+            prop_assert!(rest.is_empty() || rest.chars().all(|c| c == '_'), "lost {rest:?}");
+            for sentence in &tokens.sentences {
+                for unit in &tokens.units[sentence.units.clone()] {
+                    prop_assert!(sentence.range.start <= unit.start && unit.end <= sentence.range.end);
+                }
+            }
+        }
+
+        #[test]
+        fn every_unit_counts_in_exactly_one_window_that_fits(lengths in prop::collection::vec(1usize..9, 1..60), max in 8usize..24) {
+            let text = lengths.iter().map(|&n| "a".repeat(n)).collect::<Vec<_>>().join(" ");
+            let tokens = letters(Unit::Syllable, max).tokenize(&text, None).unwrap();
+            let kept: Vec<usize> = tokens.windows.iter().flat_map(|w| w.keep.clone()).collect();
+            prop_assert_eq!(kept, (0..tokens.units.len()).collect::<Vec<_>>());
+            for window in &tokens.windows {
+                prop_assert!(window.ids.len() <= max);
+                prop_assert!(window.units.start <= window.keep.start && window.keep.end <= window.units.end);
+                prop_assert_eq!(window.word_starts.len(), window.units.len());
+                prop_assert!(window.word_starts.windows(2).all(|w| w[0] < w[1]));
+            }
+        }
+    }
+}
