@@ -61,8 +61,6 @@ pub struct Document {
     pub words: Option<Vec<std::ops::Range<usize>>>,
     /// The id as it came: a string or a number.
     pub id: Option<Value>,
-    /// The input value, to merge the annotation into; `None` for [`Format::Text`].
-    pub input: Option<Value>,
     /// The text was cut at the limit.
     pub truncated: bool,
 }
@@ -73,9 +71,7 @@ pub struct Document {
 /// A [`Reject`] where the bytes are not what the options describe.
 pub fn decode(value: &[u8], options: &DecodeOptions) -> Result<Document, Reject> {
     let mut document = match options.format {
-        Format::Text => {
-            Document { text: utf8(value)?.to_owned(), words: None, id: None, input: None, truncated: false }
-        }
+        Format::Text => Document { text: utf8(value)?.to_owned(), words: None, id: None, truncated: false },
         Format::Json => decode_json(value, options)?,
     };
     enforce_limit(&mut document, options)?;
@@ -101,7 +97,7 @@ fn decode_json(value: &[u8], options: &DecodeOptions) -> Result<Document, Reject
         }
         None => (text_at(&input, &options.text_pointer)?, None),
     };
-    Ok(Document { text, words, id, input: Some(input), truncated: false })
+    Ok(Document { text, words, id, truncated: false })
 }
 
 fn text_at(input: &Value, pointer: &str) -> Result<String, Reject> {

@@ -1,8 +1,26 @@
 //! vitag.
+#[cfg(feature = "worker")]
+pub mod batch;
+#[cfg(feature = "worker")]
+pub mod commit;
+#[cfg(feature = "worker")]
+pub mod convert;
 pub mod decode;
+#[cfg(feature = "worker")]
+pub mod encode;
+#[cfg(feature = "worker")]
+pub mod infer;
+#[cfg(feature = "worker")]
+pub mod kafka;
 pub mod manifest;
 pub mod pack;
 pub mod record;
+#[cfg(feature = "worker")]
+pub mod registry;
 pub mod score;
+#[cfg(feature = "worker")]
+pub mod sink;
+#[cfg(feature = "worker")]
+pub mod source;
 pub mod tags;
 pub mod tokenize;

@@ -1,0 +1,77 @@
+//! What consumer and producer share: the connection, and how errors are judged.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// The connection to a Kafka cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// Addresses to begin with, `host:port`, separated by commas.
+    pub bootstrap_servers: String,
+    /// Name of this client in the broker's logs and quotas.
+    pub client_id: String,
+    /// Properties of librdkafka for all clients: security, above all.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Connection {
+    /// A client configuration with `properties` on top of the connection's.
+    pub fn client(&self, properties: &BTreeMap<String, String>) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap_servers).set("client.id", &self.client_id);
+        for (key, value) in self.properties.iter().chain(properties) {
+            config.set(key, value);
+        }
+        config
+    }
+}
+
+/// Kafka cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No broker answered.
+    #[error("no broker at {servers} answered within {} s: {reason}", waited.as_secs_f32())]
+    Unavailable {
+        /// As set in `kafka.bootstrap_servers`.
+        servers: String,
+        /// How long it was tried.
+        waited: Duration,
+        /// The last error.
+        reason: String,
+    },
+    /// A topic does not exist.
+    #[error("topic {0:?} does not exist: create it, or set {1}")]
+    NoTopic(String, &'static str),
+    /// librdkafka refused the settings.
+    #[error("kafka settings: {0}")]
+    Config(String),
+}
+
+/// What to do about an error of a transactional producer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The producer is of no more use, and no other may take its place.
+    Fatal,
+    /// Abort the transaction, then try it again.
+    Abort,
+    /// The same call may be repeated.
+    Repeat,
+}
+
+/// Judges an error by what librdkafka says of it.
+pub(crate) fn judge(error: &KafkaError) -> Verdict {
+    match error {
+        KafkaError::Transaction(e) if e.is_fatal() => Verdict::Fatal,
+        KafkaError::Transaction(e) if e.txn_requires_abort() => Verdict::Abort,
+        KafkaError::Transaction(e) if e.is_retriable() => Verdict::Repeat,
+        _ => match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced) => {
+                Verdict::Fatal
+            }
+            _ => Verdict::Abort,
+        },
+    }
+}

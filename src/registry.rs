@@ -1,0 +1,110 @@
+//! The models that a worker serves: loaded, verified, and proven on their golden set.
+
+use std::path::{Path, PathBuf};
+
+use crate::infer::{InferError, InferOptions, Logits, Runtime, Session, SessionError};
+use crate::manifest::{GOLDEN, GoldenCase, Head, MODEL, ManifestError, ModelDir, TOKENIZER, Task};
+use crate::record::Reject;
+use crate::tags::{Labels, stitch};
+use crate::tokenize::{Tokenizer, TokenizerError};
+
+/// A model whose files are verified; sessions are opened on it.
+#[derive(Debug)]
+pub struct Model {
+    /// Its directory.
+    pub dir: ModelDir,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The labels of every head, in the order of the manifest.
+    pub labels: Vec<Labels>,
+}
+
+/// A model cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// Its directory is not in order.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Its tokenizer cannot be used.
+    #[error("{TOKENIZER}: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    /// No session can be opened on it.
+    #[error("{MODEL}: {0}")]
+    Session(#[from] SessionError),
+    /// It gives other answers than its golden set.
+    #[error("{GOLDEN}: {0}")]
+    Golden(String),
+}
+
+impl Model {
+    /// Loads the model in `path`, with every hash verified.
+    ///
+    /// # Errors
+    /// When a file is missing, altered, or not of its form.
+    pub fn load(path: &Path) -> Result<Self, ModelError> {
+        let dir = ModelDir::open(path)?;
+        let manifest = &dir.manifest;
+        let tokenizer = Tokenizer::from_file(&dir.file(TOKENIZER), manifest.unit, manifest.max_length)?;
+        let labels = manifest.heads.iter().map(Head::labels).collect::<Result<_, _>>()?;
+        Ok(Self { dir, tokenizer, labels })
+    }
+
+    /// Opens a session and runs the golden set on it.
+    ///
+    /// # Errors
+    /// When the graph is not what the manifest says, or an answer differs from the golden one.
+    pub fn session(&self, runtime: &Runtime, options: &InferOptions) -> Result<Session, ModelError> {
+        let mut session = Session::open(runtime, self, options)?;
+        self.prove(&mut session)?;
+        Ok(session)
+    }
+
+    /// Path of the graph.
+    pub fn graph(&self) -> PathBuf {
+        self.dir.file(MODEL)
+    }
+
+    /// The head of a task, with its place among the heads.
+    pub fn head(&self, task: Task) -> Option<(usize, &Labels)> {
+        let index = self.dir.manifest.heads.iter().position(|head| head.task == task)?;
+        Some((index, &self.labels[index]))
+    }
+
+    fn prove(&self, session: &mut Session) -> Result<(), ModelError> {
+        let golden = self.dir.golden()?;
+        for case in &golden.cases {
+            self.prove_case(session, case, golden.tolerance)
+                .map_err(|reason| ModelError::Golden(format!("{:?}: {reason}", shorten(&case.text))))?;
+        }
+        Ok(())
+    }
+
+    fn prove_case(&self, session: &mut Session, case: &GoldenCase, tolerance: f32) -> Result<(), String> {
+        let tokens = self.tokenizer.tokenize(&case.text, None).map_err(|e: Reject| e.to_string())?;
+        let answers = session.run(&tokens.windows).map_err(|e: InferError| e.to_string())?;
+        for (index, head) in self.dir.manifest.heads.iter().enumerate() {
+            let expected = case.heads.get(&head.name).ok_or_else(|| format!("no answers for head {:?}", head.name))?;
+            let of_head: Vec<&Vec<f32>> = answers.iter().map(|logits: &Logits| &logits[index]).collect();
+            let labels = &self.labels[index];
+            let logits = stitch(&tokens, &of_head, labels.count());
+            let wanted: Vec<f32> = expected.logits.iter().flatten().copied().collect();
+            if wanted.len() != logits.len() {
+                return Err(format!("head {:?}: {} logits, expected {}", head.name, logits.len(), wanted.len()));
+            }
+            let difference = logits.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            if difference.is_nan() || difference > tolerance {
+                return Err(format!("head {:?}: logits differ by {difference}, {tolerance} is accepted", head.name));
+            }
+            let path = labels.best_by_sentence(&tokens.sentences, &logits);
+            let tags: Vec<&str> = path.iter().map(|&label| labels.names()[label].as_str()).collect();
+            if tags != expected.tags {
+                return Err(format!("head {:?}: tags are {tags:?}, expected {:?}", head.name, expected.tags));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(40).collect()
+}

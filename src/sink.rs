@@ -1,0 +1,220 @@
+//! Where results go, and the loop that commits them.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::commit::{Assignments, Tracker};
+use crate::record::{Partition, Record, Reject};
+
+pub mod file;
+pub mod kafka;
+
+/// How a record ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Tagged: the bytes to publish.
+    Output(Bytes),
+    /// A tombstone, passed on.
+    Tombstone,
+    /// Refused: its original goes to the dead letters.
+    DeadLetter(Reject),
+}
+
+/// A record that needs nothing more but to be published.
+pub type Finished = Record<Outcome>;
+
+/// Where results are published.
+pub trait Sink: Send {
+    /// Publishes `records` and notes `offsets` as the next to read, both or neither as far as the sink can promise.
+    ///
+    /// # Errors
+    /// [`SinkError::Retry`] when nothing of it was published for good and the same may be tried again.
+    fn publish(&mut self, records: &[&Finished], offsets: &[(Partition, i64)]) -> Result<(), SinkError>;
+}
+
+/// Publishing failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// For now: the same call may succeed later.
+    #[error("{0}")]
+    Retry(String),
+    /// For good: the worker must stop without committing.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// When results are committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitOptions {
+    /// Longest time that a finished result waits.
+    pub interval: Duration,
+    /// Finished results that are committed without waiting.
+    pub records: usize,
+}
+
+impl Default for CommitOptions {
+    fn default() -> Self {
+        Self { interval: Duration::from_millis(200), records: 5000 }
+    }
+}
+
+/// What the committer is told.
+#[derive(Debug)]
+pub enum Command {
+    /// An assignment begins.
+    Assign(Partition, u64),
+    /// A record is finished.
+    Finish(Finished),
+    /// Commit every partition up to its slot, then answer; what is not finished by the deadline is given up.
+    Drain {
+        /// Partition and the slot after its last admitted record.
+        upto: Vec<(Partition, u64)>,
+        /// When to give up.
+        deadline: Instant,
+        /// Answered with whether all was committed.
+        done: Sender<bool>,
+    },
+}
+
+struct Drain {
+    upto: Vec<(Partition, u64)>,
+    deadline: Instant,
+    done: Sender<bool>,
+}
+
+/// What the committer reports of its work.
+pub trait CommitObserver: Send {
+    /// `records` were committed in `elapsed`.
+    fn committed(&mut self, records: &[Finished], elapsed: Duration);
+    /// An attempt failed and will be repeated.
+    fn retried(&mut self, reason: &str);
+    /// The loop is alive.
+    fn beat(&mut self) {}
+}
+
+/// Collects results and publishes the finished prefix of every partition, again and again.
+pub struct Committer<S, O> {
+    sink: S,
+    observer: O,
+    options: CommitOptions,
+    assignments: Assignments,
+    tracker: Tracker<Outcome>,
+    drains: Vec<Drain>,
+    /// When the next commit is due; none while nothing is finished.
+    due: Option<Instant>,
+    failures: u32,
+}
+
+/// How long the loop sleeps when nothing is due: the beat of its health check.
+const IDLE: Duration = Duration::from_millis(500);
+
+impl<S: Sink, O: CommitObserver> Committer<S, O> {
+    /// A committer over `sink`.
+    pub fn new(sink: S, observer: O, options: CommitOptions, assignments: Assignments) -> Self {
+        let (tracker, drains) = (Tracker::default(), Vec::new());
+        Self { sink, observer, options, assignments, tracker, drains, due: None, failures: 0 }
+    }
+
+    /// Runs until every sender of `inbox` is gone, then commits what is finished.
+    ///
+    /// # Errors
+    /// When the sink fails for good.
+    pub fn run(mut self, inbox: &Receiver<Command>) -> Result<(), SinkError> {
+        loop {
+            self.observer.beat();
+            match inbox.recv_timeout(self.patience(Instant::now())) {
+                Ok(command) => self.take(command, inbox),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let now = Instant::now();
+            if self.commit_is_due(now) {
+                self.commit()?;
+            }
+            self.answer_drains(Instant::now());
+        }
+        self.commit()
+    }
+
+    fn patience(&self, now: Instant) -> Duration {
+        let due = self.due.into_iter().chain(self.drains.iter().map(|drain| drain.deadline)).min();
+        due.map_or(IDLE, |due| due.saturating_duration_since(now).min(IDLE))
+    }
+
+    /// Takes `command` and whatever else has arrived, so that one commit serves all.
+    fn take(&mut self, command: Command, inbox: &Receiver<Command>) {
+        for command in std::iter::once(command).chain(inbox.try_iter().take(self.options.records)) {
+            match command {
+                Command::Assign(partition, epoch) => self.tracker.assign(partition, epoch),
+                Command::Finish(record) => self.tracker.finish(record),
+                Command::Drain { upto, deadline, done } => self.drains.push(Drain { upto, deadline, done }),
+            }
+        }
+        if self.due.is_none() && self.tracker.ready() > 0 {
+            self.due = Some(Instant::now() + self.options.interval);
+        }
+    }
+
+    fn commit_is_due(&self, now: Instant) -> bool {
+        let backing_off = self.failures > 0 && self.due.is_some_and(|due| due > now);
+        let drained = || {
+            self.drains.iter().any(|drain| {
+                drain.deadline <= now || drain.upto.iter().all(|(p, slot)| self.tracker.is_finished(p, *slot))
+            })
+        };
+        let enough = || self.tracker.ready() >= self.options.records;
+        self.tracker.ready() > 0 && !backing_off && (self.due.is_some_and(|due| due <= now) || enough() || drained())
+    }
+
+    /// Publishes the finished prefix, or again what the last attempt failed on, under the lock of the assignments.
+    fn commit(&mut self) -> Result<(), SinkError> {
+        let assignments = self.assignments.clone();
+        let current = assignments.lock();
+        self.tracker.retain(&current);
+        self.due = None;
+        if self.failures == 0 {
+            self.tracker.seal();
+        }
+        let records = self.tracker.sealed();
+        if records.is_empty() {
+            self.failures = 0;
+            return Ok(());
+        }
+        let started = Instant::now();
+        match self.sink.publish(&records, &self.tracker.next_offsets()) {
+            Ok(()) => {
+                self.failures = 0;
+                self.observer.committed(&self.tracker.retire(), started.elapsed());
+                Ok(())
+            }
+            Err(SinkError::Retry(reason)) => {
+                self.observer.retried(&reason);
+                self.failures += 1;
+                self.due = Some(Instant::now() + backoff(self.failures));
+                Ok(())
+            }
+            Err(fatal) => Err(fatal),
+        }
+    }
+
+    fn answer_drains(&mut self, now: Instant) {
+        let tracker = &mut self.tracker;
+        self.drains.retain(|drain| {
+            let complete = drain.upto.iter().all(|(partition, slot)| tracker.is_committed(partition, *slot));
+            if !complete && drain.deadline > now {
+                return true;
+            }
+            drain.upto.iter().for_each(|(partition, _)| tracker.release(partition));
+            // The source may have stopped waiting.
+            let _ = drain.done.send(complete);
+            false
+        });
+    }
+}
+
+/// 50 ms, doubling to 5 s.
+fn backoff(failures: u32) -> Duration {
+    Duration::from_millis(50 << failures.min(7)).min(Duration::from_secs(5))
+}

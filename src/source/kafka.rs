@@ -1,0 +1,324 @@
+//! Records from Kafka: the thread that polls, and what happens when partitions come and go.
+
+use std::collections::{BTreeMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::{ClientConfig, TopicPartitionList};
+
+use crate::kafka::{ConnectError, Connection};
+use crate::record::{Header, Partition};
+use crate::source::{Intake, IntakeOptions, Message, Source, SourceError, StopSignal, Stopped};
+
+/// A consumer whose rebalances reach the pipeline.
+pub type Consumer = BaseConsumer<Rebalancer>;
+
+/// What the source needs to know.
+#[derive(Clone, Debug)]
+pub struct KafkaSourceOptions {
+    /// The cluster.
+    pub connection: Connection,
+    /// What is read.
+    pub topics: Vec<String>,
+    /// The consumer group.
+    pub group_id: String,
+    /// Name of this member, which keeps its partitions over a restart; `None` for dynamic membership.
+    pub group_instance_id: Option<String>,
+    /// Longest wait for the broker at the start.
+    pub startup_timeout: Duration,
+    /// Longest wait for the records of a partition that leaves, and at the end.
+    pub drain_timeout: Duration,
+    /// How much may be in flight.
+    pub intake: IntakeOptions,
+    /// Properties of librdkafka for the consumer: assignment, sessions, offset reset.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// What the source reports of itself.
+pub trait SourceObserver: Send {
+    /// A message was read.
+    fn consumed(&mut self, topic: &str, partition: i32);
+    /// The assignment has changed.
+    fn assigned(&mut self, partitions: usize);
+    /// Bytes in flight of a partition, and whether it is paused.
+    fn in_flight(&mut self, partition: &Partition, bytes: usize, paused: bool);
+    /// The poll loop is alive.
+    fn beat(&mut self);
+}
+
+/// Makes rebalances known to the intake; called by librdkafka within `poll`.
+pub struct Rebalancer {
+    intake: Mutex<Option<Intake>>,
+    drain_timeout: Duration,
+}
+
+impl Rebalancer {
+    fn intake(&self) -> MutexGuard<'_, Option<Intake>> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Rebalancer {}
+
+impl ConsumerContext for Rebalancer {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        fail::fail_point!("rebalance");
+        let mut intake = self.intake();
+        let Some(intake) = intake.as_mut() else { return };
+        match rebalance {
+            Rebalance::Assign(list) => partitions_of(list).into_iter().for_each(|partition| {
+                tracing::info!(%partition, "partition assigned");
+                intake.assign(partition);
+            }),
+            Rebalance::Revoke(list) => {
+                let partitions = partitions_of(list);
+                // Lost partitions have a new owner already: there is nothing left to finish.
+                if !consumer.assignment_lost() {
+                    let answer = intake.drain(&partitions, self.drain_timeout);
+                    let complete = answer.recv_timeout(self.drain_timeout + Duration::from_secs(1)).unwrap_or(false);
+                    tracing::info!(?partitions, complete, "partitions revoked");
+                } else {
+                    tracing::warn!(?partitions, "partitions lost: their work in flight is dropped");
+                }
+                intake.release(&partitions);
+            }
+            Rebalance::Error(error) => tracing::error!(%error, "rebalance failed"),
+        }
+    }
+}
+
+fn partitions_of(list: &TopicPartitionList) -> Vec<Partition> {
+    let elements = list.elements();
+    elements.iter().map(|element| Partition { topic: element.topic().into(), id: element.partition() }).collect()
+}
+
+/// A source of Kafka topics.
+pub struct KafkaSource<O> {
+    options: KafkaSourceOptions,
+    consumer: Arc<Consumer>,
+    observer: O,
+    paused: HashSet<Partition>,
+}
+
+/// How long a poll waits for a message: the beat of everything else the loop does.
+const POLL: Duration = Duration::from_millis(50);
+
+impl<O: SourceObserver> KafkaSource<O> {
+    /// Connects and checks that the topics exist; reading begins with [`Source::run`].
+    ///
+    /// # Errors
+    /// When no broker answers in time, a topic is missing, or librdkafka refuses a setting.
+    pub fn connect(options: KafkaSourceOptions, observer: O) -> Result<Self, ConnectError> {
+        let context = Rebalancer { intake: Mutex::new(None), drain_timeout: options.drain_timeout };
+        let consumer: Consumer =
+            client_config(&options).create_with_context(context).map_err(|e| ConnectError::Config(e.to_string()))?;
+        wait_for_topics(&consumer, &options)?;
+        Ok(Self { options, consumer: Arc::new(consumer), observer, paused: HashSet::new() })
+    }
+
+    /// The consumer, for the sink's transactions.
+    pub fn consumer(&self) -> Arc<Consumer> {
+        self.consumer.clone()
+    }
+
+    fn read(&mut self, stop: &StopSignal) -> Result<(), SourceError> {
+        let mut assigned = usize::MAX;
+        while !stop.is_draining() {
+            self.observer.beat();
+            let consumer = self.consumer.clone();
+            match consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    fail::fail_point!("after_poll");
+                    if self.admit(&message) == Err(Stopped) {
+                        return Ok(());
+                    }
+                }
+                Some(Err(error)) => check(&error)?,
+                None => {}
+            }
+            let count = self.consumer.context().intake().as_ref().map_or(0, |intake| intake.partitions.len());
+            if count != assigned {
+                assigned = count;
+                self.observer.assigned(count);
+            }
+            self.regulate();
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, message: &BorrowedMessage<'_>) -> Result<(), Stopped> {
+        self.observer.consumed(message.topic(), message.partition());
+        let partition = Partition { topic: message.topic().into(), id: message.partition() };
+        let message = detach(message);
+        match self.consumer.context().intake().as_mut() {
+            Some(intake) => intake.admit(&partition, message),
+            None => Ok(()),
+        }
+    }
+
+    /// Pauses partitions that hold too much and resumes those that have room again.
+    fn regulate(&mut self) {
+        let options = &self.options.intake;
+        let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
+        if let Some(intake) = self.consumer.context().intake().as_ref() {
+            let full = intake.total_bytes() >= options.max_bytes;
+            self.paused.retain(|partition| intake.partitions.contains_key(partition));
+            for (partition, bytes) in intake.bytes() {
+                let paused = self.paused.contains(partition);
+                self.observer.in_flight(partition, bytes, paused);
+                if !paused && (full || bytes >= options.partition_high_bytes) {
+                    pause.add_partition(&partition.topic, partition.id);
+                } else if paused && !full && bytes <= options.partition_low_bytes {
+                    resume.add_partition(&partition.topic, partition.id);
+                }
+            }
+        }
+        for (list, pausing) in [(pause, true), (resume, false)] {
+            if list.count() == 0 {
+                continue;
+            }
+            let done = if pausing { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+            match done {
+                Ok(()) if pausing => self.paused.extend(partitions_of(&list)),
+                Ok(()) => partitions_of(&list).iter().for_each(|partition| {
+                    self.paused.remove(partition);
+                }),
+                Err(error) => tracing::warn!(%error, pausing, "cannot pause or resume partitions"),
+            }
+        }
+    }
+
+    /// Waits for what was admitted, polling on so that the group membership lasts.
+    fn drain(&mut self, stop: &StopSignal) {
+        fail::fail_point!("drain");
+        if let Ok(list) = self.consumer.assignment()
+            && let Err(error) = self.consumer.pause(&list)
+        {
+            tracing::warn!(%error, "cannot pause the assignment for the drain");
+        }
+        let answer = match self.consumer.context().intake().as_ref() {
+            Some(intake) => intake.drain(&intake.partitions(), self.options.drain_timeout),
+            None => return,
+        };
+        let deadline = Instant::now() + self.options.drain_timeout + Duration::from_secs(1);
+        while !stop.is_abandoned() && Instant::now() < deadline {
+            self.observer.beat();
+            let consumer = self.consumer.clone();
+            // A message that still comes out was fetched before the pause; its offset is not committed.
+            let _ = consumer.poll(Duration::from_millis(10));
+            match answer.try_recv() {
+                Ok(complete) => {
+                    tracing::info!(complete, "drained");
+                    return;
+                }
+                Err(crossbeam_channel::TryRecvError::Empty) => {}
+                Err(crossbeam_channel::TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+}
+
+impl<O: SourceObserver> Source for KafkaSource<O> {
+    fn run(mut self: Box<Self>, intake: Intake, stop: &StopSignal) -> Result<(), SourceError> {
+        *self.consumer.context().intake() = Some(intake);
+        let topics: Vec<&str> = self.options.topics.iter().map(String::as_str).collect();
+        self.consumer.subscribe(&topics).map_err(|e| SourceError(format!("cannot subscribe to {topics:?}: {e}")))?;
+        let read = self.read(stop);
+        if read.is_ok() && !stop.is_abandoned() {
+            self.drain(stop);
+        }
+        // Closes the way into the pipeline; every stage ends when its input has.
+        if let Some(mut intake) = self.consumer.context().intake().take() {
+            let partitions = intake.partitions();
+            intake.release(&partitions);
+        }
+        read
+    }
+}
+
+fn client_config(options: &KafkaSourceOptions) -> ClientConfig {
+    let mut config = options.connection.client(&options.properties);
+    config.set("group.id", &options.group_id);
+    if let Some(instance) = &options.group_instance_id {
+        config.set("group.instance.id", instance);
+    }
+    // The transaction commits the offsets, and only whole transactions of others are read.
+    config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
+    config.set("isolation.level", "read_committed");
+    config
+}
+
+fn wait_for_topics(consumer: &Consumer, options: &KafkaSourceOptions) -> Result<(), ConnectError> {
+    let deadline = Instant::now() + options.startup_timeout;
+    for topic in &options.topics {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let metadata = consumer.fetch_metadata(Some(topic), left).map_err(|e| ConnectError::Unavailable {
+            servers: options.connection.bootstrap_servers.clone(),
+            waited: options.startup_timeout,
+            reason: e.to_string(),
+        })?;
+        if metadata.topics().first().is_none_or(|topic| topic.partitions().is_empty()) {
+            return Err(ConnectError::NoTopic(topic.clone(), "input.topics"));
+        }
+    }
+    Ok(())
+}
+
+/// Errors that librdkafka mends by itself are logged; those that it cannot mend stop the worker.
+fn check(error: &KafkaError) -> Result<(), SourceError> {
+    let code = error.rdkafka_error_code();
+    let hopeless = match code {
+        Some(RDKafkaErrorCode::FencedInstanceId) => {
+            Some("another worker has the same worker.instance; give every worker one of its own".to_owned())
+        }
+        Some(
+            RDKafkaErrorCode::Fatal
+            | RDKafkaErrorCode::AutoOffsetReset
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed,
+        ) => Some(error.to_string()),
+        _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Some(error.to_string()),
+        _ => None,
+    };
+    match hopeless {
+        Some(reason) => Err(SourceError(reason)),
+        None => {
+            tracing::warn!(%error, "consumer error");
+            Ok(())
+        }
+    }
+}
+
+/// Copies a message out of librdkafka's buffer, which would otherwise live as long as it.
+fn detach(message: &BorrowedMessage<'_>) -> Message {
+    Message {
+        offset: message.offset(),
+        key: message.key().map(Bytes::copy_from_slice),
+        value: message.payload().map(Bytes::copy_from_slice),
+        headers: headers(message),
+        timestamp_ms: message.timestamp().to_millis().filter(|&ms| ms >= 0),
+    }
+}
+
+/// The headers. rdkafka panics on a key that is not UTF-8, which Kafka does not allow but cannot prevent: such a
+/// header is left out rather than stopping the stream.
+fn headers(message: &BorrowedMessage<'_>) -> Vec<Header> {
+    let Some(headers) = message.headers() else { return Vec::new() };
+    let read = |index| {
+        let header = headers.get(index);
+        (header.key.to_owned(), header.value.map(Bytes::copy_from_slice))
+    };
+    let readable = (0..headers.count()).filter_map(|index| catch_unwind(AssertUnwindSafe(|| read(index))).ok());
+    let readable: Vec<Header> = readable.collect();
+    if readable.len() < headers.count() {
+        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+        tracing::warn!(topic, partition, offset, "a header whose key is not UTF-8 was left out");
+    }
+    readable
+}
