@@ -5,4 +5,6 @@ pub mod pack;
 pub mod record;
 pub mod score;
 pub mod tags;
+#[cfg(feature = "worker")]
+pub mod telemetry;
 pub mod tokenize;
