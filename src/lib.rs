@@ -1,4 +1,6 @@
 //! vitag.
+#[cfg(feature = "worker")]
+pub mod admin;
 pub mod decode;
 pub mod manifest;
 pub mod pack;
