@@ -5,6 +5,8 @@ pub mod batch;
 pub mod commit;
 #[cfg(feature = "worker")]
 pub mod convert;
+#[cfg(feature = "worker")]
+pub mod admin;
 pub mod decode;
 #[cfg(feature = "worker")]
 pub mod encode;
@@ -23,4 +25,6 @@ pub mod sink;
 #[cfg(feature = "worker")]
 pub mod source;
 pub mod tags;
+#[cfg(feature = "worker")]
+pub mod telemetry;
 pub mod tokenize;

@@ -1,0 +1,72 @@
+//! Parts of [`super::Metrics`] with their attributes built once: of a topic, of a lane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram};
+
+use super::metrics::ERROR;
+use crate::record::Code;
+
+/// What is counted of an input topic.
+#[derive(Clone, Debug)]
+pub struct InputMetrics {
+    pub(super) consumed: Counter<u64>,
+    pub(super) processed: Histogram<f64>,
+    pub(super) poll: Arc<[KeyValue; 4]>,
+    pub(super) process: Arc<[KeyValue; 4]>,
+}
+
+impl InputMetrics {
+    /// Records were read.
+    pub fn consumed(&self, records: u64) {
+        self.consumed.add(records, self.poll.as_slice());
+    }
+
+    /// A record was processed, `duration` after it was read.
+    pub fn processed(&self, duration: Duration) {
+        self.processed.record(duration.as_secs_f64(), self.process.as_slice());
+    }
+
+    /// A record was refused for the reason `code`, `duration` after it was read.
+    pub fn refused(&self, duration: Duration, code: Code) {
+        let [system, operation, topic, group] = (*self.process).clone();
+        let attributes = [system, operation, topic, group, KeyValue::new(ERROR, code.as_str())];
+        self.processed.record(duration.as_secs_f64(), &attributes);
+    }
+}
+
+/// What is counted of an output topic.
+#[derive(Clone, Debug)]
+pub struct OutputMetrics {
+    pub(super) published: Counter<u64>,
+    pub(super) attributes: Arc<[KeyValue; 3]>,
+}
+
+impl OutputMetrics {
+    /// Records were handed to the broker.
+    pub fn published(&self, records: u64) {
+        self.published.add(records, self.attributes.as_slice());
+    }
+}
+
+/// What is measured of a lane.
+#[derive(Clone, Debug)]
+pub struct LaneMetrics {
+    pub(super) inference: Histogram<f64>,
+    pub(super) busy: Counter<f64>,
+    pub(super) attributes: Arc<[KeyValue; 1]>,
+}
+
+impl LaneMetrics {
+    /// The model ran for `duration`.
+    pub fn inferred(&self, duration: Duration) {
+        self.inference.record(duration.as_secs_f64(), self.attributes.as_slice());
+    }
+
+    /// The lane was busy with a batch for `duration`, the run of the model included.
+    pub fn busy(&self, duration: Duration) {
+        self.busy.add(duration.as_secs_f64(), self.attributes.as_slice());
+    }
+}
