@@ -1,4 +1,6 @@
 //! vitag.
+#[cfg(feature = "worker")]
+pub mod config;
 pub mod decode;
 pub mod manifest;
 pub mod pack;
