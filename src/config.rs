@@ -15,6 +15,8 @@ mod error;
 mod keys;
 mod layers;
 mod properties;
+#[cfg(test)]
+mod reference;
 mod relations;
 mod resolve;
 mod rules;
