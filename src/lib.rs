@@ -28,3 +28,5 @@ pub mod tags;
 #[cfg(feature = "worker")]
 pub mod telemetry;
 pub mod tokenize;
+#[cfg(feature = "worker")]
+pub mod config;

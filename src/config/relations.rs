@@ -1,0 +1,92 @@
+//! Settings that must agree with each other, and what a run needs.
+
+use super::Settings;
+use super::choices::{InputFormat, OutputMode};
+
+/// Two sizes in their order: the first may not exceed the second.
+type Ordered = (&'static str, u64, &'static str, u64);
+
+impl Settings {
+    /// Settings that cannot hold together.
+    pub(super) fn contradictions(&self) -> Vec<String> {
+        let mut problems: Vec<_> = self.ordered().into_iter().filter_map(out_of_order).collect();
+        if self.intake.partition_low_bytes == self.intake.partition_high_bytes {
+            problems.push("`intake.partition_low_bytes` must be below `intake.partition_high_bytes`".to_owned());
+        }
+        if self.output.mode == OutputMode::Merge && self.input.format == InputFormat::Text {
+            problems.push("`output.mode` \"merge\" needs `input.format` \"json\": a text has no keys".to_owned());
+        }
+        problems.extend(self.security_problems());
+        problems
+    }
+
+    fn ordered(&self) -> [Ordered; 5] {
+        let (kafka, intake, batch) = (&self.kafka, &self.intake, &self.batch);
+        let (low, high) = (intake.partition_low_bytes as u64, intake.partition_high_bytes as u64);
+        let (session, poll) = (kafka.session_timeout_ms, kafka.max_poll_interval_ms);
+        let (tokens, window) = (batch.max_tokens as u64, batch.sort_window_tokens as u64);
+        [
+            ("intake.partition_low_bytes", low, "intake.partition_high_bytes", high),
+            ("intake.partition_high_bytes", high, "intake.max_bytes", intake.max_bytes as u64),
+            ("kafka.session_timeout_ms", session, "kafka.max_poll_interval_ms", poll),
+            (
+                "commit.interval_ms",
+                self.commit.interval_ms,
+                "kafka.transaction_timeout_ms",
+                kafka.transaction_timeout_ms,
+            ),
+            ("batch.max_tokens", tokens, "batch.sort_window_tokens", window),
+        ]
+    }
+
+    fn security_problems(&self) -> Vec<String> {
+        let kafka = &self.kafka;
+        let mut problems = Vec::new();
+        if kafka.security_protocol.uses_sasl() {
+            let needed = [
+                ("sasl_mechanism", kafka.sasl_mechanism.is_some()),
+                ("sasl_username", kafka.sasl_username.is_some()),
+                ("sasl_password_file", kafka.sasl_password.is_some() || kafka.sasl_password_file.is_some()),
+            ];
+            let missing = needed.into_iter().filter(|(_, given)| !given);
+            let protocol = kafka.security_protocol;
+            problems.extend(missing.map(|(key, _)| format!("`kafka.{key}` is needed for `{protocol}`; set it")));
+        }
+        if kafka.ssl_certificate_file.is_some() != kafka.ssl_key_file.is_some() {
+            problems.push("`kafka.ssl_certificate_file` and `kafka.ssl_key_file` go together; set both".to_owned());
+        }
+        problems
+    }
+
+    /// What a run between topics lacks, and loops in it.
+    pub(super) fn run_problems(&self) -> Vec<String> {
+        let needed = [
+            ("input.topics", !self.input.topics.is_empty()),
+            ("output.topic", self.output.topic.is_some()),
+            ("kafka.bootstrap_servers", !self.kafka.bootstrap_servers.is_empty()),
+        ];
+        let missing = needed.into_iter().filter(|(_, given)| !given);
+        let mut problems: Vec<_> = missing.map(|(key, _)| is_missing(key)).collect();
+        let outputs =
+            [("output.topic", &self.output.topic), ("output.dead_letter_topic", &self.output.dead_letter_topic)];
+        for (key, topic) in outputs {
+            if let Some(topic) = topic.as_ref().filter(|topic| self.input.topics.contains(topic)) {
+                problems
+                    .push(format!("`{key}` {topic:?} is one of `input.topics`: the worker would read its own output"));
+            }
+        }
+        if self.output.topic.is_some() && self.output.topic == self.output.dead_letter_topic {
+            problems.push("`output.topic` and `output.dead_letter_topic` must differ".to_owned());
+        }
+        problems
+    }
+}
+
+fn is_missing(key: &str) -> String {
+    let variable = key.to_uppercase().replace('.', "__");
+    format!("`{key}` is needed to run; set it in the settings file, as VITAG__{variable} or with --set {key}=…")
+}
+
+fn out_of_order((low, low_value, high, high_value): Ordered) -> Option<String> {
+    (low_value > high_value).then(|| format!("`{low}` ({low_value}) must not exceed `{high}` ({high_value})"))
+}

@@ -1,0 +1,372 @@
+//! The settings themselves, a struct a section; the doc of a field is its line in the reference.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::choices::{
+    AssignmentStrategy, Compression, Delivery, Device, GroupProtocol, InputFormat, LogFormat, OffsetReset, OffsetUnit,
+    OnTooLarge, OutputMode, Partitioner, SaslMechanism, SecurityProtocol,
+};
+use super::secret::{Properties, Secret};
+use crate::decode;
+
+/// A day, the longest time a timeout may have.
+const DAY_MS: u64 = 86_400_000;
+
+/// The process as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Worker {
+    /// Name of this worker, stable over restarts and unique in the group; the host name if empty.
+    pub instance: String,
+    /// What a restart may do to a record.
+    pub delivery: Delivery,
+    /// Longest time a shutdown or a revoked partition may take to finish its records, in milliseconds.
+    #[schemars(range(min = 1, max = DAY_MS))]
+    pub drain_timeout_ms: u64,
+    /// Longest wait for the brokers at the start, in milliseconds.
+    #[schemars(range(min = 1, max = DAY_MS))]
+    pub startup_timeout_ms: u64,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            instance: String::new(),
+            delivery: Delivery::default(),
+            drain_timeout_ms: 30_000,
+            startup_timeout_ms: 30_000,
+        }
+    }
+}
+
+/// What comes in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Input {
+    /// Topics to read; `vitag run` needs at least one.
+    pub topics: Vec<String>,
+    /// What a message value holds.
+    pub format: InputFormat,
+    /// JSON pointer (RFC 6901) to the text.
+    pub text_pointer: String,
+    /// JSON pointer to the document's id; none if empty.
+    pub id_pointer: Option<String>,
+    /// JSON pointer to an array of words, tagged instead of the text where it leads to a value; none if empty.
+    pub words_pointer: Option<String>,
+    /// Longest text accepted, in bytes of UTF-8.
+    #[schemars(range(min = 1))]
+    pub max_text_bytes: usize,
+    /// What happens to a longer one.
+    pub on_too_large: OnTooLarge,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self {
+            topics: Vec::new(),
+            format: InputFormat::default(),
+            text_pointer: "/text".into(),
+            id_pointer: Some("/id".into()),
+            words_pointer: None,
+            max_text_bytes: 262_144,
+            on_too_large: OnTooLarge::default(),
+        }
+    }
+}
+
+impl Input {
+    /// The options of the decoding stage.
+    pub fn decode_options(&self) -> decode::DecodeOptions {
+        decode::DecodeOptions {
+            format: match self.format {
+                InputFormat::Json => decode::Format::Json,
+                InputFormat::Text => decode::Format::Text,
+            },
+            text_pointer: self.text_pointer.clone(),
+            id_pointer: self.id_pointer.clone(),
+            words_pointer: self.words_pointer.clone(),
+            max_text_bytes: self.max_text_bytes,
+            on_too_large: match self.on_too_large {
+                OnTooLarge::Reject => decode::OnTooLarge::Reject,
+                OnTooLarge::Truncate => decode::OnTooLarge::Truncate,
+            },
+        }
+    }
+}
+
+/// What goes out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Output {
+    /// Topic of the annotations; `vitag run` needs it.
+    pub topic: Option<String>,
+    /// Topic of the records that could not be tagged; `<output.topic>.dead-letters` if empty.
+    pub dead_letter_topic: Option<String>,
+    /// What an output value is.
+    pub mode: OutputMode,
+    /// Key of the annotation in the input object, for the mode `merge`.
+    pub merge_key: String,
+    /// What offsets in an annotation count.
+    pub offset_unit: OffsetUnit,
+    /// Largest output value, in bytes; an annotation larger than this becomes a dead letter.
+    #[schemars(range(min = 1))]
+    pub max_record_bytes: usize,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self {
+            topic: None,
+            dead_letter_topic: None,
+            mode: OutputMode::default(),
+            merge_key: "annotation".into(),
+            offset_unit: OffsetUnit::default(),
+            max_record_bytes: 1_000_000,
+        }
+    }
+}
+
+/// The brokers and how to speak to them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kafka {
+    /// Brokers to start from, as `host:port`; `vitag run` needs at least one.
+    pub bootstrap_servers: Vec<String>,
+    /// Consumer group; the workers of one group share the partitions.
+    pub group_id: String,
+    /// Whether a restart within the session timeout keeps its partitions, by the name in `worker.instance`.
+    pub static_membership: bool,
+    /// Silence after which the group takes a worker for dead, in milliseconds; for `group_protocol = "classic"`, as
+    /// with `consumer` the broker sets it.
+    #[schemars(range(min = 1, max = 3_600_000))]
+    pub session_timeout_ms: u64,
+    /// Longest time between two polls before a worker loses its partitions, in milliseconds.
+    #[schemars(range(min = 1, max = DAY_MS))]
+    pub max_poll_interval_ms: u64,
+    /// Longest time a transaction may stay open before the broker aborts it, in milliseconds.
+    #[schemars(range(min = 1_000, max = 2_147_483_647))]
+    pub transaction_timeout_ms: u64,
+    /// Where a group without a committed offset starts.
+    pub auto_offset_reset: OffsetReset,
+    /// Who computes the group's assignment: the members (`classic`) or the broker (`consumer`, KIP-848).
+    pub group_protocol: GroupProtocol,
+    /// How partitions are spread over the members, for `group_protocol = "classic"`.
+    pub assignment_strategy: AssignmentStrategy,
+    /// How the worker speaks to the brokers.
+    pub security_protocol: SecurityProtocol,
+    /// How name and password are proved, for the protocols `sasl_*`.
+    pub sasl_mechanism: Option<SaslMechanism>,
+    /// Name for SASL.
+    pub sasl_username: Option<String>,
+    /// Password for SASL; a secret.
+    pub sasl_password: Option<Secret>,
+    /// File that holds the password for SASL, instead of `sasl_password`.
+    pub sasl_password_file: Option<PathBuf>,
+    /// File of the certificate authorities to trust (PEM); the system's if empty.
+    pub ssl_ca_file: Option<PathBuf>,
+    /// File of the client's certificate (PEM).
+    pub ssl_certificate_file: Option<PathBuf>,
+    /// File of the client's private key (PEM).
+    pub ssl_key_file: Option<PathBuf>,
+    /// Password of the private key; a secret.
+    pub ssl_key_password: Option<Secret>,
+    /// File that holds the password of the private key, instead of `ssl_key_password`.
+    pub ssl_key_password_file: Option<PathBuf>,
+    /// How produced batches are compressed.
+    pub compression: Compression,
+    /// How an output's key picks its partition; the default agrees with the Java client.
+    pub partitioner: Partitioner,
+    /// Properties of librdkafka for every client.
+    pub properties: Properties,
+    /// Properties of librdkafka for the consumer; win over `properties`.
+    pub consumer_properties: Properties,
+    /// Properties of librdkafka for the producer; win over `properties`.
+    pub producer_properties: Properties,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self {
+            bootstrap_servers: Vec::new(),
+            group_id: "vitag".into(),
+            static_membership: true,
+            session_timeout_ms: 45_000,
+            max_poll_interval_ms: 300_000,
+            transaction_timeout_ms: 60_000,
+            auto_offset_reset: OffsetReset::default(),
+            group_protocol: GroupProtocol::default(),
+            assignment_strategy: AssignmentStrategy::default(),
+            security_protocol: SecurityProtocol::default(),
+            sasl_mechanism: None,
+            sasl_username: None,
+            sasl_password: None,
+            sasl_password_file: None,
+            ssl_ca_file: None,
+            ssl_certificate_file: None,
+            ssl_key_file: None,
+            ssl_key_password: None,
+            ssl_key_password_file: None,
+            compression: Compression::default(),
+            partitioner: Partitioner::default(),
+            properties: Properties::default(),
+            consumer_properties: Properties::default(),
+            producer_properties: Properties::default(),
+        }
+    }
+}
+
+/// The model and what runs it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Model {
+    /// Directory of the model, the one with its `manifest.json`.
+    pub path: PathBuf,
+    /// Where it runs: `auto`, `cpu`, `cuda:N` or `tensorrt:N`; a device that is named and missing is an error.
+    #[schemars(with = "String")]
+    pub device: Device,
+    /// File of the ONNX Runtime library (`libonnxruntime`); found as the system finds libraries if empty.
+    pub runtime_library: Option<PathBuf>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { path: "models/vi-tagger/0.1.0".into(), device: Device::default(), runtime_library: None }
+    }
+}
+
+/// How sequences are put together for one run of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batch {
+    /// Most tokens in the padded view of a batch (its sequences times the longest of them).
+    #[schemars(range(min = 1))]
+    pub max_tokens: usize,
+    /// Most sequences in a batch.
+    #[schemars(range(min = 1))]
+    pub max_sequences: usize,
+    /// Longest time a sequence waits for company, in milliseconds.
+    #[schemars(range(max = DAY_MS))]
+    pub max_wait_ms: u64,
+    /// Waiting tokens that are looked over for sequences of like length.
+    #[schemars(range(min = 1))]
+    pub sort_window_tokens: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { max_tokens: 1_024, max_sequences: 64, max_wait_ms: 20, sort_window_tokens: 8_192 }
+    }
+}
+
+/// The threads that compute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lanes {
+    /// Sessions of ONNX Runtime side by side; 0 for one a core.
+    #[schemars(range(max = 1_024))]
+    pub count: usize,
+    /// Threads of one session.
+    #[schemars(range(min = 1, max = 1_024))]
+    pub threads: usize,
+    /// Threads that decode and tokenise.
+    #[schemars(range(min = 1, max = 1_024))]
+    pub tokenize_threads: usize,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { count: 0, threads: 1, tokenize_threads: 1 }
+    }
+}
+
+/// How much may be under way before reading pauses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Intake {
+    /// Most bytes in flight over all partitions: input values and encoded outputs.
+    #[schemars(range(min = 1))]
+    pub max_bytes: usize,
+    /// Bytes in flight at which a partition pauses.
+    #[schemars(range(min = 1))]
+    pub partition_high_bytes: usize,
+    /// Bytes in flight at which a paused partition resumes.
+    pub partition_low_bytes: usize,
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self { max_bytes: 67_108_864, partition_high_bytes: 8_388_608, partition_low_bytes: 4_194_304 }
+    }
+}
+
+/// When finished records are committed: at the first of the two.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Commit {
+    /// Longest time between commits, in milliseconds.
+    #[schemars(range(min = 1, max = DAY_MS))]
+    pub interval_ms: u64,
+    /// Finished records that are committed without waiting for the interval.
+    #[schemars(range(min = 1))]
+    pub records: usize,
+}
+
+impl Default for Commit {
+    fn default() -> Self {
+        Self { interval_ms: 200, records: 5_000 }
+    }
+}
+
+/// Health and metrics over HTTP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Address to listen on, as `host:port`; off if empty.
+    pub address: Option<String>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: Some("127.0.0.1:9464".into()) }
+    }
+}
+
+/// Logs, traces and metrics.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// Least severe log level, or filter directives such as `info,vitag=debug`.
+    pub log_level: String,
+    /// What a log line looks like; `auto` is pretty on a terminal and JSON elsewhere.
+    pub log_format: LogFormat,
+    /// URL of an OpenTelemetry collector (OTLP over HTTP); off if empty.
+    pub otlp_endpoint: Option<String>,
+    /// Longest time an export may take, in milliseconds.
+    #[schemars(range(min = 1, max = DAY_MS))]
+    pub otlp_timeout_ms: u64,
+    /// Time between exports of metrics, in milliseconds.
+    #[schemars(range(min = 1, max = DAY_MS))]
+    pub metrics_interval_ms: u64,
+    /// Share of records that are traced, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub trace_sample_ratio: f64,
+    /// `service.name` of the telemetry.
+    pub service_name: String,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            log_level: "info".into(),
+            log_format: LogFormat::default(),
+            otlp_endpoint: None,
+            otlp_timeout_ms: 5_000,
+            metrics_interval_ms: 30_000,
+            trace_sample_ratio: 0.01,
+            service_name: "vitag".into(),
+        }
+    }
+}
