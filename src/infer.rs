@@ -7,6 +7,7 @@ use ort::ep::{self, ExecutionProviderDispatch};
 use ort::session::Session as OrtSession;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{TensorRef, ValueType};
+use serde::{Deserialize, Serialize};
 
 use crate::manifest::Head;
 use crate::pack::Packed;
@@ -16,8 +17,9 @@ use crate::tokenize::Window;
 mod runtime;
 pub use runtime::{Runtime, RuntimeError};
 
-/// Where a model runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Where a model runs; a device that is named and missing is an error, never a silent fallback.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Device {
     /// The first CUDA device if there is one, else the CPU.
     #[default]
@@ -43,7 +45,21 @@ impl FromStr for Device {
             Some(("tensorrt", n)) => number(n).map(Device::TensorRt),
             _ => None,
         }
-        .ok_or_else(|| format!("{text:?} is not a device: expected auto, cpu, cuda:N or tensorrt:N"))
+        .ok_or_else(|| format!("expected \"auto\", \"cpu\", \"cuda:N\" or \"tensorrt:N\", found {text:?}"))
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        device.to_string()
     }
 }
 

@@ -1,3 +1,7 @@
 //! The command line of vitag.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
+    vitag::cli::main()
+}

@@ -1,12 +1,16 @@
 //! Where results go, and the loop that commits them.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use crate::admin::Beat;
 use crate::commit::{Assignments, Tracker};
 use crate::record::{Partition, Record, Reject};
+use crate::telemetry::{self, InputMetrics, Metrics, RecordSpan};
 
 pub mod file;
 pub mod kafka;
@@ -22,8 +26,17 @@ pub enum Outcome {
     DeadLetter(Reject),
 }
 
+/// The end of a record's way, with the span that covers it.
+#[derive(Debug)]
+pub struct Conclusion {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Ends when the record is committed.
+    pub span: RecordSpan,
+}
+
 /// A record that needs nothing more but to be published.
-pub type Finished = Record<Outcome>;
+pub type Finished = Record<Conclusion>;
 
 /// Where results are published.
 pub trait Sink: Send {
@@ -84,46 +97,79 @@ struct Drain {
     done: Sender<bool>,
 }
 
-/// What the committer reports of its work.
-pub trait CommitObserver: Send {
-    /// `records` were committed in `elapsed`.
-    fn committed(&mut self, records: &[Finished], elapsed: Duration);
-    /// An attempt failed and will be repeated.
-    fn retried(&mut self, reason: &str);
-    /// The loop is alive.
-    fn beat(&mut self) {}
-}
-
 /// Collects results and publishes the finished prefix of every partition, again and again.
-pub struct Committer<S, O> {
+pub struct Committer<S> {
     sink: S,
-    observer: O,
+    report: Report,
     options: CommitOptions,
     assignments: Assignments,
-    tracker: Tracker<Outcome>,
+    tracker: Tracker<Conclusion>,
     drains: Vec<Drain>,
     /// When the next commit is due; none while nothing is finished.
     due: Option<Instant>,
     failures: u32,
 }
 
+/// What is told of commits.
+pub struct Report {
+    metrics: Metrics,
+    /// Consumer group, an attribute of the metrics.
+    group: String,
+    beat: Option<Beat>,
+    inputs: HashMap<Arc<str>, InputMetrics>,
+}
+
+impl Report {
+    /// A report to `metrics` and, where health is watched, to `beat`.
+    pub fn new(metrics: Metrics, group: &str, beat: Option<Beat>) -> Self {
+        Self { metrics, group: group.to_owned(), beat, inputs: HashMap::new() }
+    }
+
+    fn beat(&self) {
+        if let Some(beat) = &self.beat {
+            beat.beat();
+        }
+    }
+
+    fn committed(&mut self, records: Vec<Finished>, elapsed: Duration) {
+        self.metrics.committed(records.len(), elapsed);
+        for Record { position, original, payload } in records {
+            let latency = original.received.elapsed();
+            self.metrics.latency(latency);
+            let topic = position.partition.topic;
+            let input = self.inputs.entry(topic).or_insert_with_key(|topic| self.metrics.input(topic, &self.group));
+            match &payload.outcome {
+                Outcome::DeadLetter(reject) => {
+                    input.refused(latency, reject.code);
+                    payload.span.finish(telemetry::Outcome::DeadLetter(reject));
+                }
+                Outcome::Output(_) | Outcome::Tombstone => {
+                    input.processed(latency);
+                    payload.span.finish(telemetry::Outcome::Output);
+                }
+            }
+        }
+    }
+}
+
 /// How long the loop sleeps when nothing is due: the beat of its health check.
 const IDLE: Duration = Duration::from_millis(500);
 
-impl<S: Sink, O: CommitObserver> Committer<S, O> {
+impl<S: Sink> Committer<S> {
     /// A committer over `sink`.
-    pub fn new(sink: S, observer: O, options: CommitOptions, assignments: Assignments) -> Self {
+    pub fn new(sink: S, report: Report, options: CommitOptions, assignments: Assignments) -> Self {
         let (tracker, drains) = (Tracker::default(), Vec::new());
-        Self { sink, observer, options, assignments, tracker, drains, due: None, failures: 0 }
+        Self { sink, report, options, assignments, tracker, drains, due: None, failures: 0 }
     }
 
-    /// Runs until every sender of `inbox` is gone, then commits what is finished.
+    /// Runs until every sender of `inbox` is gone. An end in good order is preceded by a [`Command::Drain`]; what is
+    /// finished without one is left to the next worker.
     ///
     /// # Errors
     /// When the sink fails for good.
     pub fn run(mut self, inbox: &Receiver<Command>) -> Result<(), SinkError> {
         loop {
-            self.observer.beat();
+            self.report.beat();
             match inbox.recv_timeout(self.patience(Instant::now())) {
                 Ok(command) => self.take(command, inbox),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -135,7 +181,7 @@ impl<S: Sink, O: CommitObserver> Committer<S, O> {
             }
             self.answer_drains(Instant::now());
         }
-        self.commit()
+        Ok(())
     }
 
     fn patience(&self, now: Instant) -> Duration {
@@ -186,11 +232,12 @@ impl<S: Sink, O: CommitObserver> Committer<S, O> {
         match self.sink.publish(&records, &self.tracker.next_offsets()) {
             Ok(()) => {
                 self.failures = 0;
-                self.observer.committed(&self.tracker.retire(), started.elapsed());
+                self.report.committed(self.tracker.retire(), started.elapsed());
                 Ok(())
             }
             Err(SinkError::Retry(reason)) => {
-                self.observer.retried(&reason);
+                tracing::warn!(%reason, "cannot commit, trying again");
+                self.report.metrics.transaction_retried();
                 self.failures += 1;
                 self.due = Some(Instant::now() + backoff(self.failures));
                 Ok(())

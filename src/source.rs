@@ -9,8 +9,10 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 
 use crate::commit::Assignments;
+use crate::pipeline::Monitor;
 use crate::record::{Gauge, Header, Original, Partition, Position, Record};
 use crate::sink::Command;
+use crate::telemetry::{Metrics, PartitionWatch, RecordSpan, RecordTracer};
 
 pub mod file;
 pub mod kafka;
@@ -56,14 +58,17 @@ struct Admitted {
     /// Slot of the next record.
     next: u64,
     gauge: Gauge,
+    watch: PartitionWatch,
 }
 
 /// The way into the pipeline: numbers records, counts their bytes, and tells the committer what to expect.
 #[derive(Debug)]
 pub struct Intake {
-    records: Sender<Record<()>>,
+    records: Sender<Record<RecordSpan>>,
     committer: Sender<Command>,
     assignments: Assignments,
+    metrics: Metrics,
+    tracer: RecordTracer,
     partitions: HashMap<Partition, Admitted>,
     epochs: u64,
 }
@@ -74,8 +79,13 @@ pub struct Stopped;
 
 impl Intake {
     /// An intake without partitions.
-    pub fn new(records: Sender<Record<()>>, committer: Sender<Command>, assignments: Assignments) -> Self {
-        Self { records, committer, assignments, partitions: HashMap::new(), epochs: 0 }
+    pub fn new(
+        records: Sender<Record<RecordSpan>>,
+        committer: Sender<Command>,
+        assignments: Assignments,
+        Monitor { metrics, tracer }: Monitor,
+    ) -> Self {
+        Self { records, committer, assignments, metrics, tracer, partitions: HashMap::new(), epochs: 0 }
     }
 
     /// Begins an assignment of `partition`.
@@ -85,7 +95,9 @@ impl Intake {
         self.assignments.lock().insert(partition.clone(), epoch);
         // A committer that is gone has failed, and the pipeline is stopping.
         let _ = self.committer.send(Command::Assign(partition.clone(), epoch));
-        self.partitions.insert(partition, Admitted { epoch, next: 0, gauge: Gauge::default() });
+        let gauge = Gauge::default();
+        let watch = self.metrics.partition(&partition, &gauge);
+        self.partitions.insert(partition, Admitted { epoch, next: 0, gauge, watch });
     }
 
     /// Sends a message on its way. One of a partition that is not assigned is dropped: its owner reads it.
@@ -113,7 +125,8 @@ impl Intake {
             held: admitted.gauge.hold(bytes),
         };
         let record = Record { position, original: Arc::new(original), payload: () };
-        self.records.send(record).map_err(|_| Stopped)
+        let span = RecordSpan::start(&self.tracer, &record);
+        self.records.send(record.with(span)).map_err(|_| Stopped)
     }
 
     /// Bytes in flight of every partition.
@@ -124,6 +137,11 @@ impl Intake {
     /// Bytes in flight over all partitions.
     pub fn total_bytes(&self) -> usize {
         self.bytes().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// What is seen of a partition from outside.
+    pub fn watch(&self, partition: &Partition) -> Option<&PartitionWatch> {
+        self.partitions.get(partition).map(|admitted| &admitted.watch)
     }
 
     /// The partitions assigned.

@@ -1,10 +1,9 @@
 //! Settings that are one of a few words.
 
 use std::fmt;
-use std::str::FromStr;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// An enum whose variants have one spelling, in every layer and for librdkafka.
 macro_rules! choice {
@@ -73,19 +72,6 @@ choice! {
         Envelope = "envelope",
         /// The input object with the annotation under one key.
         Merge = "merge",
-    }
-}
-
-choice! {
-    /// What offsets in an annotation count.
-    OffsetUnit {
-        /// Unicode code points, as Python indexes strings.
-        #[default]
-        CodePoint = "code_point",
-        /// Bytes of UTF-8.
-        Byte = "byte",
-        /// UTF-16 code units, as Java and JavaScript index strings.
-        Utf16 = "utf16",
     }
 }
 
@@ -209,87 +195,5 @@ choice! {
         Pretty = "pretty",
         /// One JSON object a line.
         Json = "json",
-    }
-}
-
-/// Where a model runs; a device that is named and missing is an error, never a silent fallback.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Device {
-    /// CUDA if it is really there, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device of this number.
-    Cuda(u32),
-    /// TensorRT on the CUDA device of this number.
-    TensorRt(u32),
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(index) => write!(f, "cuda:{index}"),
-            Self::TensorRt(index) => write!(f, "tensorrt:{index}"),
-        }
-    }
-}
-
-/// A text that names no device.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected \"auto\", \"cpu\", \"cuda:N\" or \"tensorrt:N\", found {0:?}")]
-pub struct UnknownDevice(String);
-
-impl FromStr for Device {
-    type Err = UnknownDevice;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let unknown = || UnknownDevice(text.to_owned());
-        let (kind, index) = match text.split_once(':') {
-            Some((kind, index)) => (kind, Some(index.parse().map_err(|_| unknown())?)),
-            None => (text, None),
-        };
-        match (kind, index) {
-            ("auto", None) => Ok(Self::Auto),
-            ("cpu", None) => Ok(Self::Cpu),
-            ("cuda", index) => Ok(Self::Cuda(index.unwrap_or(0))),
-            ("tensorrt", index) => Ok(Self::TensorRt(index.unwrap_or(0))),
-            _ => Err(unknown()),
-        }
-    }
-}
-
-impl Serialize for Device {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Device {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_device_reads_back_as_it_prints() {
-        for text in ["auto", "cpu", "cuda:0", "cuda:3", "tensorrt:1"] {
-            assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
-        }
-        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
-    }
-
-    #[test]
-    fn what_is_no_device_is_refused() {
-        for text in ["", "gpu", "cpu:0", "auto:1", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
-            let error = text.parse::<Device>().unwrap_err().to_string();
-            assert_eq!(error, format!("expected \"auto\", \"cpu\", \"cuda:N\" or \"tensorrt:N\", found {text:?}"));
-        }
     }
 }

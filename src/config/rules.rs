@@ -3,7 +3,7 @@
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::choices::Device;
+use crate::infer::Device;
 
 /// Longest name of a topic that Kafka takes, in characters.
 const MAX_TOPIC_CHARS: usize = 249;

@@ -6,11 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{
-    AssignmentStrategy, Compression, Delivery, Device, GroupProtocol, InputFormat, LogFormat, OffsetReset, OffsetUnit,
-    OnTooLarge, OutputMode, Partitioner, SaslMechanism, SecurityProtocol,
+    AssignmentStrategy, Compression, Delivery, GroupProtocol, InputFormat, LogFormat, OffsetReset, OnTooLarge,
+    OutputMode, Partitioner, SaslMechanism, SecurityProtocol,
 };
 use super::secret::{Properties, Secret};
 use crate::decode;
+use crate::encode::OffsetUnit;
+use crate::infer::Device;
 
 /// A day, the longest time a timeout may have.
 const DAY_MS: u64 = 86_400_000;

@@ -2,6 +2,7 @@
 
 mod secrets;
 
+use crate::infer::Device;
 use std::fs;
 
 use proptest::prelude::*;

@@ -20,7 +20,7 @@ impl<W: Write + Send, R: Write + Send> FileSink<W, R> {
     }
 
     fn write(&mut self, finished: &Finished) -> std::io::Result<()> {
-        match &finished.payload {
+        match &finished.payload.outcome {
             Outcome::Output(bytes) => {
                 self.output.write_all(bytes)?;
                 self.output.write_all(self.terminator.as_bytes())

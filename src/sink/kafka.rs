@@ -5,17 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::kafka::{ConnectError, Connection, Verdict, judge};
-use crate::record::{Original, Partition, Position, Reject};
+use crate::record::{Header, Partition, Position, Reject};
 use crate::sink::{Finished, Outcome, Sink, SinkError};
 use crate::source::kafka::Consumer;
+use crate::telemetry::{Metrics, OutputMetrics};
 
 /// What the sink needs to know.
 #[derive(Clone, Debug)]
@@ -67,8 +71,17 @@ pub struct KafkaSink {
     producer: Option<Producer>,
     /// A commit whose answer never came: it is settled before anything else is published.
     in_doubt: bool,
-    /// Partitions of the output and of the dead-letter topic.
-    partitions: [i32; 2],
+    /// Where outputs go, and where dead letters go.
+    output: Destination,
+    dead_letters: Destination,
+    metrics: Metrics,
+}
+
+/// A topic to write to.
+struct Destination {
+    topic: String,
+    partitions: i32,
+    metrics: OutputMetrics,
 }
 
 impl KafkaSink {
@@ -77,7 +90,7 @@ impl KafkaSink {
     ///
     /// # Errors
     /// When no broker answers in time, a topic is missing, or librdkafka refuses a setting.
-    pub fn connect(options: KafkaSinkOptions, consumer: Arc<Consumer>) -> Result<Self, ConnectError> {
+    pub fn connect(options: KafkaSinkOptions, consumer: Arc<Consumer>, metrics: Metrics) -> Result<Self, ConnectError> {
         let mut config = options.connection.client(&options.properties);
         config.set("enable.idempotence", "true").set("acks", "all");
         if let Some(id) = &options.transactional_id {
@@ -87,38 +100,30 @@ impl KafkaSink {
             config.set("message.timeout.ms", options.transaction_timeout.as_millis().to_string());
         }
         let deadline = Instant::now() + options.startup_timeout;
+        let destination = |topic: &str, setting| count_partitions(&consumer, &options, topic, setting, deadline);
+        let output = destination(&options.output_topic, "output.topic")?;
+        let dead_letters = destination(&options.dead_letter_topic, "output.dead_letter_topic")?;
+        let with_metrics = |topic: &str, partitions| Destination {
+            topic: topic.to_owned(),
+            partitions,
+            metrics: metrics.output(topic),
+        };
         let mut sink = Self {
-            partitions: [0; 2],
+            output: with_metrics(&options.output_topic, output),
+            dead_letters: with_metrics(&options.dead_letter_topic, dead_letters),
             deliveries: Deliveries::default(),
             producer: None,
             in_doubt: false,
             options,
             consumer,
             config,
+            metrics,
         };
-        sink.partitions = [
-            sink.count_partitions(&sink.options.output_topic, "output.topic", deadline)?,
-            sink.count_partitions(&sink.options.dead_letter_topic, "output.dead_letter_topic", deadline)?,
-        ];
         sink.start_producer(deadline).map_err(|e| match e {
             SinkError::Fatal(reason) => ConnectError::Config(reason),
-            SinkError::Retry(reason) => sink.unavailable(reason),
+            SinkError::Retry(reason) => unavailable(&sink.options, reason),
         })?;
         Ok(sink)
-    }
-
-    fn count_partitions(&self, topic: &str, setting: &'static str, deadline: Instant) -> Result<i32, ConnectError> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let metadata = self.consumer.fetch_metadata(Some(topic), left).map_err(|e| self.unavailable(e.to_string()))?;
-        match metadata.topics().first().map(|topic| topic.partitions().len()) {
-            None | Some(0) => Err(ConnectError::NoTopic(topic.to_owned(), setting)),
-            Some(count) => Ok(count as i32),
-        }
-    }
-
-    fn unavailable(&self, reason: String) -> ConnectError {
-        let servers = self.options.connection.bootstrap_servers.clone();
-        ConnectError::Unavailable { servers, waited: self.options.startup_timeout, reason }
     }
 
     /// Makes a producer; a transactional one is ready when the transactions before it are settled.
@@ -207,6 +212,7 @@ impl KafkaSink {
         if judge(error) == Verdict::Fatal {
             return self.fatal(call, error);
         }
+        self.metrics.transaction_aborted();
         let aborted =
             self.producer.as_ref().map(|producer| producer.abort_transaction(self.options.transaction_timeout));
         match aborted {
@@ -276,21 +282,27 @@ impl KafkaSink {
     /// Hands one record to the producer, waiting while its queue is full.
     fn send(&self, producer: &Producer, finished: &Finished) -> Result<(), KafkaError> {
         let original = &finished.original;
-        let (topic, partitions, payload, headers) = match &finished.payload {
-            Outcome::Output(bytes) => (&self.options.output_topic, self.partitions[0], Some(&bytes[..]), None),
-            Outcome::Tombstone => (&self.options.output_topic, self.partitions[0], None, None),
-            Outcome::DeadLetter(reject) => {
-                let headers = dead_letter_headers(&finished.position, reject);
-                (&self.options.dead_letter_topic, self.partitions[1], original.value.as_deref(), Some(headers))
-            }
+        let (to, payload, more) = match &finished.payload.outcome {
+            Outcome::Output(bytes) => (&self.output, Some(&bytes[..]), vec![]),
+            Outcome::Tombstone => (&self.output, None, vec![]),
+            Outcome::DeadLetter(reject) => (
+                &self.dead_letters,
+                original.value.as_deref(),
+                DeadLetterHeaders::new(&finished.position, reject).into_headers(),
+            ),
         };
-        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic);
+        let mut headers = original.headers.clone();
+        headers.extend(more);
+        // Ends with this call: the producer has the record then.
+        let _publish = finished.payload.span.inject(&to.topic, &mut headers);
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&to.topic);
         record.key = original.key.as_deref();
         record.payload = payload;
         record.timestamp = original.timestamp_ms;
         // Without a key the partition follows the input's, so that order is kept.
-        record.partition = record.key.is_none().then(|| finished.position.partition.id % partitions);
-        record.headers = headers_of(original, headers.as_deref().unwrap_or_default());
+        record.partition = record.key.is_none().then(|| finished.position.partition.id % to.partitions);
+        record.headers = kafka_headers(&headers);
+        to.metrics.published(1);
         loop {
             match producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -325,29 +337,76 @@ fn offset_list(offsets: &[(Partition, i64)]) -> Result<TopicPartitionList, Kafka
     Ok(list)
 }
 
-fn headers_of(original: &Original, more: &[(&str, String)]) -> Option<OwnedHeaders> {
-    if original.headers.is_empty() && more.is_empty() {
-        return None;
-    }
-    let mut headers = OwnedHeaders::new_with_capacity(original.headers.len() + more.len());
-    for (key, value) in &original.headers {
-        headers = headers.insert(KafkaHeader { key, value: value.as_deref() });
-    }
-    for (key, value) in more {
-        headers = headers.insert(KafkaHeader { key, value: Some(value.as_bytes()) });
-    }
-    Some(headers)
+fn kafka_headers(headers: &[Header]) -> Option<OwnedHeaders> {
+    let empty = OwnedHeaders::new_with_capacity(headers.len());
+    let insert = |all: OwnedHeaders, (key, value): &Header| all.insert(KafkaHeader { key, value: value.as_deref() });
+    (!headers.is_empty()).then(|| headers.iter().fold(empty, insert))
 }
 
-/// The reasons, under the names that Kafka Connect uses.
-fn dead_letter_headers(position: &Position, reject: &Reject) -> Vec<(&'static str, String)> {
-    vec![
-        ("__connect.errors.topic", position.partition.topic.to_string()),
-        ("__connect.errors.partition", position.partition.id.to_string()),
-        ("__connect.errors.offset", position.offset.to_string()),
-        ("__connect.errors.stage", reject.stage.as_str().to_owned()),
-        ("__connect.errors.exception.class.name", "vitag.Reject".to_owned()),
-        ("__connect.errors.exception.message", reject.message.clone()),
-        ("vitag.error.code", reject.code.as_str().to_owned()),
-    ]
+/// The headers that a dead letter has beside those it came with: the reasons, under the names that Kafka Connect uses.
+/// All values are UTF-8 text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(extend("additionalProperties" = { "description": "the headers of the original", "type": ["string", "null"] }))]
+pub struct DeadLetterHeaders {
+    /// Topic of the original.
+    #[serde(rename = "__connect.errors.topic")]
+    pub topic: String,
+    /// Partition of the original, a decimal number.
+    #[serde(rename = "__connect.errors.partition")]
+    pub partition: String,
+    /// Offset of the original, a decimal number.
+    #[serde(rename = "__connect.errors.offset")]
+    pub offset: String,
+    /// Stage that refused it: decode, tokenize, infer or encode.
+    #[serde(rename = "__connect.errors.stage")]
+    pub stage: String,
+    /// Always `vitag.Reject`.
+    #[serde(rename = "__connect.errors.exception.class.name")]
+    pub class_name: String,
+    /// The reason, for people.
+    #[serde(rename = "__connect.errors.exception.message")]
+    pub message: String,
+    /// The reason, for machines.
+    #[serde(rename = "vitag.error.code")]
+    pub code: String,
+}
+
+impl DeadLetterHeaders {
+    fn new(position: &Position, reject: &Reject) -> Self {
+        Self {
+            topic: position.partition.topic.to_string(),
+            partition: position.partition.id.to_string(),
+            offset: position.offset.to_string(),
+            stage: reject.stage.as_str().to_owned(),
+            class_name: "vitag.Reject".to_owned(),
+            message: reject.message.clone(),
+            code: reject.code.as_str().to_owned(),
+        }
+    }
+
+    fn into_headers(self) -> Vec<Header> {
+        let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(self) else { return Vec::new() };
+        let text = |value: serde_json::Value| value.as_str().map(|text| Bytes::copy_from_slice(text.as_bytes()));
+        fields.into_iter().map(|(key, value)| (key, text(value))).collect()
+    }
+}
+
+fn count_partitions(
+    consumer: &Consumer,
+    options: &KafkaSinkOptions,
+    topic: &str,
+    setting: &'static str,
+    deadline: Instant,
+) -> Result<i32, ConnectError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let metadata = consumer.fetch_metadata(Some(topic), left).map_err(|e| unavailable(options, e.to_string()))?;
+    match metadata.topics().first().map(|topic| topic.partitions().len()) {
+        None | Some(0) => Err(ConnectError::NoTopic(topic.to_owned(), setting)),
+        Some(count) => Ok(count as i32),
+    }
+}
+
+fn unavailable(options: &KafkaSinkOptions, reason: String) -> ConnectError {
+    let servers = options.connection.bootstrap_servers.clone();
+    ConnectError::Unavailable { servers, waited: options.startup_timeout, reason }
 }

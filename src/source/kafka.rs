@@ -1,6 +1,6 @@
 //! Records from Kafka: the thread that polls, and what happens when partitions come and go.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,11 +10,13 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::{ClientConfig, TopicPartitionList};
+use rdkafka::{ClientConfig, Statistics, TopicPartitionList};
 
+use crate::admin::Beat;
 use crate::kafka::{ConnectError, Connection};
 use crate::record::{Header, Partition};
 use crate::source::{Intake, IntakeOptions, Message, Source, SourceError, StopSignal, Stopped};
+use crate::telemetry::{InputMetrics, Metrics};
 
 /// A consumer whose rebalances reach the pipeline.
 pub type Consumer = BaseConsumer<Rebalancer>;
@@ -40,18 +42,6 @@ pub struct KafkaSourceOptions {
     pub properties: BTreeMap<String, String>,
 }
 
-/// What the source reports of itself.
-pub trait SourceObserver: Send {
-    /// A message was read.
-    fn consumed(&mut self, topic: &str, partition: i32);
-    /// The assignment has changed.
-    fn assigned(&mut self, partitions: usize);
-    /// Bytes in flight of a partition, and whether it is paused.
-    fn in_flight(&mut self, partition: &Partition, bytes: usize, paused: bool);
-    /// The poll loop is alive.
-    fn beat(&mut self);
-}
-
 /// Makes rebalances known to the intake; called by librdkafka within `poll`.
 pub struct Rebalancer {
     intake: Mutex<Option<Intake>>,
@@ -64,7 +54,21 @@ impl Rebalancer {
     }
 }
 
-impl ClientContext for Rebalancer {}
+impl ClientContext for Rebalancer {
+    fn stats(&self, statistics: Statistics) {
+        let intake = self.intake();
+        let Some(intake) = intake.as_ref() else { return };
+        for (topic, of_topic) in statistics.topics {
+            for (id, of_partition) in of_topic.partitions {
+                let watch = intake.watch(&Partition { topic: topic.as_str().into(), id });
+                // Negative while it is not known.
+                if let (Some(watch), Ok(lag)) = (watch, u64::try_from(of_partition.consumer_lag)) {
+                    watch.set_lag(lag);
+                }
+            }
+        }
+    }
+}
 
 impl ConsumerContext for Rebalancer {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
@@ -99,27 +103,30 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<Partition> {
 }
 
 /// A source of Kafka topics.
-pub struct KafkaSource<O> {
+pub struct KafkaSource {
     options: KafkaSourceOptions,
     consumer: Arc<Consumer>,
-    observer: O,
+    beat: Beat,
+    consumed: HashMap<String, InputMetrics>,
     paused: HashSet<Partition>,
 }
 
 /// How long a poll waits for a message: the beat of everything else the loop does.
 const POLL: Duration = Duration::from_millis(50);
 
-impl<O: SourceObserver> KafkaSource<O> {
+impl KafkaSource {
     /// Connects and checks that the topics exist; reading begins with [`Source::run`].
     ///
     /// # Errors
     /// When no broker answers in time, a topic is missing, or librdkafka refuses a setting.
-    pub fn connect(options: KafkaSourceOptions, observer: O) -> Result<Self, ConnectError> {
+    pub fn connect(options: KafkaSourceOptions, metrics: &Metrics, beat: Beat) -> Result<Self, ConnectError> {
         let context = Rebalancer { intake: Mutex::new(None), drain_timeout: options.drain_timeout };
         let consumer: Consumer =
             client_config(&options).create_with_context(context).map_err(|e| ConnectError::Config(e.to_string()))?;
         wait_for_topics(&consumer, &options)?;
-        Ok(Self { options, consumer: Arc::new(consumer), observer, paused: HashSet::new() })
+        let input = |topic: &String| (topic.clone(), metrics.input(topic, &options.group_id));
+        let consumed = options.topics.iter().map(input).collect();
+        Ok(Self { options, consumer: Arc::new(consumer), beat, consumed, paused: HashSet::new() })
     }
 
     /// The consumer, for the sink's transactions.
@@ -128,9 +135,8 @@ impl<O: SourceObserver> KafkaSource<O> {
     }
 
     fn read(&mut self, stop: &StopSignal) -> Result<(), SourceError> {
-        let mut assigned = usize::MAX;
         while !stop.is_draining() {
-            self.observer.beat();
+            self.beat.beat();
             let consumer = self.consumer.clone();
             match consumer.poll(POLL) {
                 Some(Ok(message)) => {
@@ -142,18 +148,15 @@ impl<O: SourceObserver> KafkaSource<O> {
                 Some(Err(error)) => check(&error)?,
                 None => {}
             }
-            let count = self.consumer.context().intake().as_ref().map_or(0, |intake| intake.partitions.len());
-            if count != assigned {
-                assigned = count;
-                self.observer.assigned(count);
-            }
             self.regulate();
         }
         Ok(())
     }
 
     fn admit(&mut self, message: &BorrowedMessage<'_>) -> Result<(), Stopped> {
-        self.observer.consumed(message.topic(), message.partition());
+        if let Some(input) = self.consumed.get(message.topic()) {
+            input.consumed(1);
+        }
         let partition = Partition { topic: message.topic().into(), id: message.partition() };
         let message = detach(message);
         match self.consumer.context().intake().as_mut() {
@@ -171,7 +174,7 @@ impl<O: SourceObserver> KafkaSource<O> {
             self.paused.retain(|partition| intake.partitions.contains_key(partition));
             for (partition, bytes) in intake.bytes() {
                 let paused = self.paused.contains(partition);
-                self.observer.in_flight(partition, bytes, paused);
+                intake.watch(partition).inspect(|watch| watch.set_paused(paused));
                 if !paused && (full || bytes >= options.partition_high_bytes) {
                     pause.add_partition(&partition.topic, partition.id);
                 } else if paused && !full && bytes <= options.partition_low_bytes {
@@ -208,7 +211,7 @@ impl<O: SourceObserver> KafkaSource<O> {
         };
         let deadline = Instant::now() + self.options.drain_timeout + Duration::from_secs(1);
         while !stop.is_abandoned() && Instant::now() < deadline {
-            self.observer.beat();
+            self.beat.beat();
             let consumer = self.consumer.clone();
             // A message that still comes out was fetched before the pause; its offset is not committed.
             let _ = consumer.poll(Duration::from_millis(10));
@@ -224,7 +227,7 @@ impl<O: SourceObserver> KafkaSource<O> {
     }
 }
 
-impl<O: SourceObserver> Source for KafkaSource<O> {
+impl Source for KafkaSource {
     fn run(mut self: Box<Self>, intake: Intake, stop: &StopSignal) -> Result<(), SourceError> {
         *self.consumer.context().intake() = Some(intake);
         let topics: Vec<&str> = self.options.topics.iter().map(String::as_str).collect();
@@ -251,6 +254,7 @@ fn client_config(options: &KafkaSourceOptions) -> ClientConfig {
     // The transaction commits the offsets, and only whole transactions of others are read.
     config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
     config.set("isolation.level", "read_committed");
+    config.set("statistics.interval.ms", "5000");
     config
 }
 

@@ -1,0 +1,361 @@
+//! Arguments to one call each, and how failures become exit codes.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::admin::{self, Health};
+use crate::config::{ConfigError, Settings, Sources};
+use crate::convert::Style;
+use crate::decode::Format;
+use crate::demo::{self, DemoError, DemoOptions};
+use crate::encode::Form;
+use crate::kafka::ConnectError;
+use crate::pipeline::Monitor;
+use crate::schema::Schema;
+use crate::source::StopSignal;
+use crate::tag::{TagOptions, tag};
+use crate::telemetry::{self, ExportOptions, LogFormat, LogOptions};
+use crate::worker::{self, WorkerError};
+
+/// Tags Vietnamese text: words, parts of speech, named entities.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed while running, 2 wrong arguments, 65 some input was refused, \
+    69 no broker, 78 wrong configuration or model";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a worker between Kafka topics until SIGTERM or Ctrl-C.
+    #[command(after_help = "Examples:\n  \
+        vitag run --config vitag.toml\n  \
+        vitag run --set kafka.bootstrap_servers=localhost:9092 --set input.topics=articles --set output.topic=tagged\n  \
+        VITAG__KAFKA__SASL_PASSWORD_FILE=/run/secrets/kafka vitag run --config vitag.yaml")]
+    Run(SettingsArgs),
+    /// Tag files or standard input, a document a line.
+    #[command(after_help = "Examples:\n  \
+        echo 'Bác sĩ Tôn Thất Tùng sinh tại Thanh Hóa.' | vitag tag --format pretty\n  \
+        vitag tag articles.jsonl > tagged.jsonl\n  \
+        vitag tag --format conllu news.txt")]
+    Tag(TagArgs),
+    /// Check the settings without running anything.
+    #[command(after_help = "Examples:\n  \
+        vitag check-config --config vitag.toml\n  \
+        vitag check-config --config vitag.toml --set batch.max_tokens=2048 --print-effective")]
+    CheckConfig {
+        #[command(flatten)]
+        settings: SettingsArgs,
+        /// Print every setting with its value and where it came from; secrets are not shown.
+        #[arg(long)]
+        print_effective: bool,
+    },
+    /// Show the worker at work, with a broker inside this process and articles of its own.
+    #[command(
+        after_help = "Examples:\n  vitag demo\n  vitag demo --keep\n  vitag demo --set lanes.count=1 --color never"
+    )]
+    Demo {
+        /// Keep the broker and the worker until Ctrl-C, for a look from outside.
+        #[arg(long)]
+        keep: bool,
+        /// Overrides a setting; may be repeated.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        sets: Vec<String>,
+        /// When to use colours.
+        #[arg(long, value_enum, default_value_t = Colour::Auto)]
+        color: Colour,
+    },
+    /// Print the JSON Schema of a format.
+    #[command(after_help = "Example:\n  vitag schema annotation > annotation.schema.json")]
+    Schema {
+        /// Which format.
+        #[arg(value_enum)]
+        of: Schema,
+    },
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:\n  vitag completions bash > /etc/bash_completion.d/vitag")]
+    Completions {
+        /// Which shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct SettingsArgs {
+    /// File of settings, TOML or YAML.
+    #[arg(short, long, value_name = "FILE", env = "VITAG_CONFIG")]
+    config: Option<PathBuf>,
+    /// Overrides a setting, such as batch.max_tokens=2048; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct TagArgs {
+    /// Files to tag, a document a line; `-` or nothing is standard input.
+    #[arg(value_name = "FILE")]
+    inputs: Vec<PathBuf>,
+    /// Form of the output.
+    #[arg(long, value_enum, default_value_t = TagFormat::Json)]
+    format: TagFormat,
+    /// What a line of the input holds; by default JSON in files named .jsonl or .json, else text.
+    #[arg(long, value_enum)]
+    input: Option<LineFormat>,
+    /// Directory of the model; overrides the setting model.path.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// When to use colours in the pretty form.
+    #[arg(long, value_enum, default_value_t = Colour::Auto)]
+    color: Colour,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TagFormat {
+    /// An annotation a line.
+    Json,
+    /// CoNLL-U.
+    Conllu,
+    /// Words, tags and entities for people.
+    Pretty,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LineFormat {
+    /// The text itself.
+    Text,
+    /// A JSON object; the settings input.*_pointer say where its parts are.
+    Jsonl,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Colour {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Colour {
+    fn style(self) -> Style {
+        let wanted = || std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        match self {
+            Colour::Always => Style::Colour,
+            Colour::Auto if wanted() => Style::Colour,
+            _ => Style::Plain,
+        }
+    }
+}
+
+impl SettingsArgs {
+    fn load(self) -> Result<Settings, ConfigError> {
+        Settings::load(&Sources::of_process(self.config, self.sets))
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error(transparent)]
+    Demo(#[from] DemoError),
+    #[error("{0}")]
+    Start(String),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] std::io::Error),
+    #[error("{0} of the lines were refused, see above")]
+    Refused(usize),
+}
+
+impl Failure {
+    /// As in `sysexits.h`.
+    fn exit_code(&self) -> u8 {
+        let of_worker = |error: &WorkerError| match error {
+            WorkerError::Connect(ConnectError::Unavailable { .. } | ConnectError::NoTopic(..)) => 69,
+            WorkerError::Connect(ConnectError::Config(_)) | WorkerError::Model { .. } | WorkerError::Runtime(_) => 78,
+            WorkerError::Pipeline(_) => 1,
+        };
+        match self {
+            Failure::Config(_) | Failure::Demo(DemoError::Config(_)) => 78,
+            Failure::Worker(error) | Failure::Demo(DemoError::Worker(error)) => of_worker(error),
+            Failure::Refused(_) => 65,
+            Failure::Demo(_) | Failure::Start(_) | Failure::Output(_) => 1,
+        }
+    }
+}
+
+/// Parses the arguments, runs the command, and tells how it ended.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(settings) => run(settings),
+        Command::Tag(arguments) => run_tag(arguments),
+        Command::CheckConfig { settings, print_effective } => check_config(settings, print_effective),
+        Command::Demo { keep, sets, color } => run_demo(keep, sets, color),
+        Command::Schema { of } => print(&of.text()),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "vitag", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has enough of it.
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(arguments: SettingsArgs) -> Result<(), Failure> {
+    let settings = arguments.load()?;
+    settings.validate_run()?;
+    let start = |e: &dyn std::fmt::Display| Failure::Start(e.to_string());
+    let telemetry = telemetry::init(&log_options(&settings), &export_options(&settings)).map_err(|e| start(&e))?;
+    let monitor = Monitor { metrics: telemetry.metrics(), tracer: telemetry.tracer(&settings.kafka.group_id) };
+    let (health, stop) = (Health::new(), StopSignal::default());
+    let runtime = runtime().map_err(|e| start(&e))?;
+    let (stopped, shutdown) = tokio::sync::oneshot::channel::<()>();
+    if let Some(address) = &settings.admin.address {
+        let until = async move {
+            let _ = shutdown.await;
+        };
+        let serving = admin::serve(address, health.clone(), telemetry.registry().clone(), until);
+        let (bound, _) = runtime.block_on(serving).map_err(|e| start(&e))?;
+        tracing::info!(address = %bound, "serving health and metrics");
+    }
+    let observed = health.clone();
+    monitor.metrics.observe_ready(move || observed.is_ready());
+    runtime.spawn(stop_on_signals(stop.clone(), health.clone()));
+    let result = worker::run(&settings, &monitor, &health, &stop);
+    drop(stopped);
+    telemetry.shutdown(Duration::from_secs(5));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(result?)
+}
+
+fn run_tag(arguments: TagArgs) -> Result<(), Failure> {
+    let mut settings = arguments.settings.load()?;
+    if let Some(model) = arguments.model {
+        settings.model.path = model;
+    }
+    quiet_logs(&settings)?;
+    let form = match arguments.format {
+        TagFormat::Json => Form::Envelope,
+        TagFormat::Conllu => Form::Conllu,
+        TagFormat::Pretty => Form::Pretty(arguments.color.style()),
+    };
+    let format = arguments.input.map(|format| match format {
+        LineFormat::Text => Format::Text,
+        LineFormat::Jsonl => Format::Json,
+    });
+    let inputs = if arguments.inputs.is_empty() { vec!["-".into()] } else { arguments.inputs };
+    let options = TagOptions { inputs, format, form };
+    let stop = StopSignal::default();
+    let runtime = runtime().map_err(|e| Failure::Start(e.to_string()))?;
+    runtime.spawn(stop_on_signals(stop.clone(), Health::new()));
+    let result = tag(&settings, &options, std::io::stdout(), std::io::stderr(), &stop);
+    runtime.shutdown_background();
+    match result? {
+        0 => Ok(()),
+        refused => Err(Failure::Refused(refused)),
+    }
+}
+
+fn check_config(arguments: SettingsArgs, print_effective: bool) -> Result<(), Failure> {
+    let settings = arguments.load()?;
+    if print_effective {
+        print(&settings.effective_toml())?;
+    }
+    settings.validate_run()?;
+    eprintln!("the settings are in order");
+    Ok(())
+}
+
+fn run_demo(keep: bool, sets: Vec<String>, color: Colour) -> Result<(), Failure> {
+    quiet_logs(&Settings::default())?;
+    let stop = StopSignal::default();
+    let runtime = runtime().map_err(|e| Failure::Start(e.to_string()))?;
+    runtime.spawn(stop_on_signals(stop.clone(), Health::new()));
+    let options = DemoOptions { style: color.style(), keep, sets };
+    let result = demo::demo(&options, &mut std::io::stdout(), &stop);
+    runtime.shutdown_background();
+    Ok(result?)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
+}
+
+/// The first signal asks for an end in good order, the second for one at once.
+async fn stop_on_signals(stop: StopSignal, health: Health) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::warn!("signals cannot be caught");
+        return;
+    };
+    for round in 0.. {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if round == 0 {
+            tracing::info!("stopping: finishing what was read");
+            health.set_shutting_down();
+            stop.drain();
+        } else {
+            tracing::warn!("stopping at once: what is not committed will be read again");
+            stop.abandon();
+        }
+    }
+}
+
+fn log_options(settings: &Settings) -> LogOptions {
+    let format = match settings.telemetry.log_format {
+        crate::config::LogFormat::Auto => LogFormat::Auto,
+        crate::config::LogFormat::Pretty => LogFormat::Pretty,
+        crate::config::LogFormat::Json => LogFormat::Json,
+    };
+    LogOptions { level: settings.telemetry.log_level.clone(), format }
+}
+
+fn export_options(settings: &Settings) -> ExportOptions {
+    let telemetry = &settings.telemetry;
+    ExportOptions {
+        otlp_endpoint: telemetry.otlp_endpoint.clone(),
+        timeout: Duration::from_millis(telemetry.otlp_timeout_ms),
+        metrics_interval: Duration::from_millis(telemetry.metrics_interval_ms),
+        trace_sample_ratio: telemetry.trace_sample_ratio,
+        service_name: telemetry.service_name.clone(),
+        instance: settings.worker.instance.clone(),
+    }
+}
+
+/// Commands whose output people read log warnings only, unless the settings ask for more.
+fn quiet_logs(settings: &Settings) -> Result<(), Failure> {
+    let mut logs = log_options(settings);
+    if settings.origin("telemetry.log_level").is_none() {
+        logs.level = "warn".into();
+    }
+    telemetry::init(&logs, &ExportOptions::default()).map(drop).map_err(|e| Failure::Start(e.to_string()))
+}

@@ -1,0 +1,362 @@
+//! Wires the stages: one thread a stage (more for tokenising and inference), channels between them.
+//!
+//! A stage ends when its input has; so the end of the source runs through the whole pipeline. The first failure stops
+//! it all, and nothing is committed after it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::Scope;
+use std::time::Instant;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+
+use crate::batch::{BatchOptions, Batcher};
+use crate::commit::Assignments;
+use crate::decode::{DecodeOptions, Document, decode};
+use crate::encode::{EncodeOptions, annotate, encode};
+use crate::infer::{Logits, Session};
+use crate::record::{Code, Record, Reject, Stage};
+use crate::registry::Model;
+use crate::sink::{Command, CommitOptions, Committer, Conclusion, Outcome, Report, Sink};
+use crate::source::{Intake, Source, StopSignal};
+use crate::telemetry::{LaneMetrics, Metrics, RecordSpan, RecordTracer};
+use crate::tokenize::{Tokens, Window};
+
+/// The options of every stage between source and sink.
+#[derive(Clone, Debug)]
+pub struct PipelineOptions {
+    /// How values are read.
+    pub decode: DecodeOptions,
+    /// Threads that decode and tokenise.
+    pub tokenize_threads: usize,
+    /// How batches form.
+    pub batch: BatchOptions,
+    /// How annotations are written.
+    pub encode: EncodeOptions,
+    /// When results are committed.
+    pub commit: CommitOptions,
+}
+
+/// The pipeline failed; nothing was committed after it did.
+#[derive(Debug, thiserror::Error)]
+#[error("{stage}: {reason}")]
+pub struct PipelineError {
+    /// The stage that failed.
+    pub stage: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// Where the stages report.
+#[derive(Clone)]
+pub struct Monitor {
+    /// Instruments.
+    pub metrics: Metrics,
+    /// Starts the spans of records.
+    pub tracer: RecordTracer,
+}
+
+impl Monitor {
+    /// Reports nothing.
+    pub fn disabled() -> Self {
+        Self { metrics: Metrics::disabled(), tracer: RecordTracer::disabled() }
+    }
+}
+
+/// A document on its way through the model.
+struct Request {
+    record: Record<()>,
+    /// Taken by the encoder, for the end of the way.
+    span: Mutex<RecordSpan>,
+    document: Document,
+    tokens: Tokens,
+    /// The answers by window.
+    answers: Vec<OnceLock<Result<Logits, Reject>>>,
+    /// Windows without an answer.
+    missing: AtomicUsize,
+}
+
+/// One window of a document.
+struct Item {
+    request: Arc<Request>,
+    window: usize,
+}
+
+impl std::borrow::Borrow<Window> for Item {
+    fn borrow(&self) -> &Window {
+        &self.request.tokens.windows[self.window]
+    }
+}
+
+/// Windows that wait for a batch: enough for the batcher to choose from, few enough to bound the memory.
+const WAITING_WINDOWS: usize = 1024;
+/// Documents that wait to be written.
+const WAITING_DOCUMENTS: usize = 256;
+
+/// Runs records from `source` to `sink` until the source ends or `stop` says so. One lane runs on each session.
+///
+/// # Errors
+/// The first failure of any stage.
+pub fn run(
+    source: Box<dyn Source + '_>,
+    sink: impl Sink,
+    (model, sessions): (&Model, Vec<Session>),
+    options: &PipelineOptions,
+    (monitor, report): (&Monitor, Report),
+    stop: &StopSignal,
+) -> Result<(), PipelineError> {
+    let failure = Failure { first: Mutex::new(None), stop };
+    let (to_decode, records) = unbounded();
+    let (to_batch, items) = bounded(WAITING_WINDOWS);
+    let (to_lanes, batches) = bounded(sessions.len());
+    let (to_encode, requests) = bounded(WAITING_DOCUMENTS);
+    // Unbounded like the first: what is in flight is bounded in bytes, by the intake.
+    let (to_commit, commands) = unbounded();
+    let assignments = Assignments::default();
+    let intake = Intake::new(to_decode, to_commit.clone(), assignments.clone(), monitor.clone());
+    let committer = Committer::new(sink, report, options.commit.clone(), assignments);
+    std::thread::scope(|scope| {
+        failure.spawn(scope, "source", move || source.run(intake, stop).map_err(|e| e.to_string()));
+        for _ in 0..options.tokenize_threads {
+            let decoder = Decoder { model, options: &options.decode, metrics: &monitor.metrics };
+            let (records, to_batch, to_commit) = (records.clone(), to_batch.clone(), to_commit.clone());
+            failure.spawn(scope, "tokenize", move || {
+                decoder.run(&records, &to_batch, &to_commit);
+                Ok(())
+            });
+        }
+        failure.spawn(scope, "batch", move || {
+            batch(&items, &to_lanes, &options.batch);
+            Ok(())
+        });
+        for (number, session) in sessions.into_iter().enumerate() {
+            let lane = Lane { session, metrics: &monitor.metrics, own: monitor.metrics.lane(number) };
+            let (batches, to_encode) = (batches.clone(), to_encode.clone());
+            failure.spawn(scope, "infer", move || {
+                lane.run(&batches, &to_encode);
+                Ok(())
+            });
+        }
+        let encoder = Encoder { model, options: &options.encode, metrics: &monitor.metrics };
+        failure.spawn(scope, "encode", move || {
+            encoder.run(&requests, &to_commit);
+            Ok(())
+        });
+        failure.spawn(scope, "commit", move || committer.run(&commands).map_err(|e| e.to_string()));
+        // The stages hold the channels now; the copies here would keep them open.
+        drop((records, to_batch, batches, to_encode));
+    });
+    match failure.first.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        None => Ok(()),
+        Some(error) => Err(error),
+    }
+}
+
+/// The first failure, which stops the source.
+struct Failure<'s> {
+    first: Mutex<Option<PipelineError>>,
+    stop: &'s StopSignal,
+}
+
+impl Failure<'_> {
+    fn spawn<'scope, 'env: 'scope>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        stage: &'static str,
+        work: impl FnOnce() -> Result<(), String> + Send + 'scope,
+    ) {
+        let body = move || {
+            let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panic_message(&*panic)));
+            if let Err(reason) = result {
+                tracing::error!(stage, %reason, "stage failed");
+                let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+                first.get_or_insert(PipelineError { stage, reason });
+                self.stop.abandon();
+            }
+        };
+        std::thread::Builder::new().name(stage.to_owned()).spawn_scoped(scope, body).expect("a thread can be started");
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text =
+        panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panicked: {}", text.unwrap_or_default())
+}
+
+struct Decoder<'p> {
+    model: &'p Model,
+    options: &'p DecodeOptions,
+    metrics: &'p Metrics,
+}
+
+impl Decoder<'_> {
+    fn run(&self, records: &Receiver<Record<RecordSpan>>, to_batch: &Sender<Item>, to_commit: &Sender<Command>) {
+        for record in records {
+            let outcome = match self.decode(&record) {
+                Ok(Some((document, tokens))) => {
+                    fail::fail_point!("after_tokenize");
+                    if !send_windows(record, document, tokens, to_batch) {
+                        return;
+                    }
+                    continue;
+                }
+                Ok(None) => Outcome::Tombstone,
+                Err(reject) => {
+                    self.metrics.dead_letter(reject.stage, reject.code);
+                    Outcome::DeadLetter(reject)
+                }
+            };
+            if to_commit.send(finish(record, outcome)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn decode<T>(&self, record: &Record<T>) -> Result<Option<(Document, Tokens)>, Reject> {
+        let Some(value) = &record.original.value else { return Ok(None) };
+        let document = decode(value, self.options)?;
+        let tokens = self.model.tokenizer.tokenize(&document.text, document.words.as_deref())?;
+        if tokens.windows.is_empty() {
+            return Err(Reject::new(Stage::Tokenize, Code::EmptyText, "the text has no words"));
+        }
+        Ok(Some((document, tokens)))
+    }
+}
+
+fn finish(record: Record<RecordSpan>, outcome: Outcome) -> Command {
+    let Record { position, original, payload: span } = record;
+    Command::Finish(Record { position, original, payload: Conclusion { outcome, span } })
+}
+
+fn send_windows(record: Record<RecordSpan>, document: Document, tokens: Tokens, to_batch: &Sender<Item>) -> bool {
+    let windows = tokens.windows.len();
+    let Record { position, original, payload: span } = record;
+    let request = Arc::new(Request {
+        record: Record { position, original, payload: () },
+        span: Mutex::new(span),
+        answers: (0..windows).map(|_| OnceLock::new()).collect(),
+        missing: AtomicUsize::new(windows),
+        document,
+        tokens,
+    });
+    (0..windows).all(|window| to_batch.send(Item { request: request.clone(), window }).is_ok())
+}
+
+/// Feeds the batcher and hands its batches to the lanes. Whatever has arrived is looked over before a batch leaves,
+/// so while the lanes are busy the batches get better.
+fn batch(items: &Receiver<Item>, to_lanes: &Sender<Vec<Item>>, options: &BatchOptions) {
+    let mut batcher = Batcher::new(options.clone());
+    let mut open = true;
+    while open || !batcher.is_empty() {
+        let next = match batcher.deadline() {
+            Some(deadline) => items.recv_deadline(deadline),
+            None => items.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        open = !matches!(next, Err(RecvTimeoutError::Disconnected));
+        let mut arrived = next.ok();
+        while let Some(item) = arrived {
+            let tokens = item.request.tokens.windows[item.window].ids.len();
+            batcher.push(item, tokens, Instant::now());
+            arrived = if batcher.is_full() { None } else { items.try_recv().ok() };
+        }
+        let ready = if open { batcher.poll(Instant::now()) } else { batcher.take() };
+        if let Some(batch) = ready
+            && to_lanes.send(batch).is_err()
+        {
+            return;
+        }
+    }
+}
+
+struct Lane<'p> {
+    session: Session,
+    metrics: &'p Metrics,
+    own: LaneMetrics,
+}
+
+impl Lane<'_> {
+    fn run(mut self, batches: &Receiver<Vec<Item>>, to_encode: &Sender<Arc<Request>>) {
+        for batch in batches {
+            let started = Instant::now();
+            for item in batch.iter().filter(|item| item.window == 0) {
+                self.metrics.queued(started.duration_since(item.request.record.original.received));
+            }
+            let lengths = batch.iter().map(|item| item.request.tokens.windows[item.window].ids.len());
+            let width = lengths.clone().max().unwrap_or_default();
+            self.metrics.batch(batch.len(), lengths.sum(), width * batch.len());
+            self.answer(&batch);
+            self.own.busy(started.elapsed());
+            for Item { request, .. } in batch {
+                if request.missing.fetch_sub(1, Ordering::AcqRel) == 1 && to_encode.send(request).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Answers every item. A batch that fails is halved until the one that cannot be answered stands alone.
+    fn answer(&mut self, items: &[Item]) {
+        let started = Instant::now();
+        let results = self.session.run(items);
+        self.own.inferred(started.elapsed());
+        let results = match results {
+            Ok(answers) => answers.into_iter().map(Ok).collect(),
+            Err(error) if items.len() == 1 => {
+                vec![Err(Reject::new(Stage::Infer, Code::InferenceFailed, error.to_string()))]
+            }
+            Err(error) => {
+                tracing::warn!(%error, sequences = items.len(), "a batch failed and is halved");
+                let (left, right) = items.split_at(items.len() / 2);
+                self.answer(left);
+                return self.answer(right);
+            }
+        };
+        for (item, result) in items.iter().zip(results) {
+            // Each window is in one batch, so its answer is set once.
+            let _ = item.request.answers[item.window].set(result);
+        }
+    }
+}
+
+struct Encoder<'p> {
+    model: &'p Model,
+    options: &'p EncodeOptions,
+    metrics: &'p Metrics,
+}
+
+impl Encoder<'_> {
+    fn run(&self, requests: &Receiver<Arc<Request>>, to_commit: &Sender<Command>) {
+        for request in requests {
+            let outcome = self.encode(&request).unwrap_or_else(|reject| {
+                self.metrics.dead_letter(reject.stage, reject.code);
+                Outcome::DeadLetter(reject)
+            });
+            if let Outcome::Output(bytes) = &outcome {
+                request.record.original.held.grow(bytes.len());
+            }
+            fail::fail_point!("after_staging");
+            let span = std::mem::take(&mut *request.span.lock().unwrap_or_else(PoisonError::into_inner));
+            if to_commit.send(finish(request.record.clone().with(span), outcome)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn encode(&self, request: &Request) -> Result<Outcome, Reject> {
+        let answers = request.answers.iter().map(|answer| match answer.get() {
+            Some(Ok(logits)) => Ok(logits),
+            Some(Err(reject)) => Err(reject.clone()),
+            None => Err(Reject::new(Stage::Infer, Code::InferenceFailed, "a window has no answer")),
+        });
+        let windows = answers.collect::<Result<Vec<_>, _>>()?;
+        let Record { position, original, .. } = &request.record;
+        let place = (position, original.timestamp_ms);
+        let annotation =
+            annotate(&request.document, &request.tokens, &windows, self.model, place, self.options.offset_unit);
+        let input = original.value.as_deref().unwrap_or_default();
+        Ok(Outcome::Output(Bytes::from(encode(&annotation, input, self.options)?)))
+    }
+}

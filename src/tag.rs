@@ -1,0 +1,74 @@
+//! `vitag tag`: files or standard input to standard output, through the pipeline of the worker.
+
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use crate::config::Settings;
+use crate::decode::Format;
+use crate::encode::Form;
+use crate::pipeline::{self, Monitor};
+use crate::sink::Report;
+use crate::sink::file::FileSink;
+use crate::source::StopSignal;
+use crate::source::file::FileSource;
+use crate::worker::{Loaded, WorkerError, intake_options, pipeline_options};
+
+/// What to tag, and how to show it.
+#[derive(Clone, Debug)]
+pub struct TagOptions {
+    /// Files; `-` is standard input.
+    pub inputs: Vec<PathBuf>,
+    /// What a line holds; by default what its file's name says: `.jsonl` and `.json` hold JSON, others text.
+    pub format: Option<Format>,
+    /// The form of the output.
+    pub form: Form,
+}
+
+/// Tags the inputs, a document a line, in their order. Returns how many lines were refused; each is told to `rejects`.
+///
+/// # Errors
+/// When the model cannot be loaded, an input cannot be read, or the output cannot be written.
+pub fn tag(
+    settings: &Settings,
+    options: &TagOptions,
+    output: impl Write + Send,
+    rejects: impl Write + Send,
+    stop: &StopSignal,
+) -> Result<usize, WorkerError> {
+    let Loaded { model, sessions } = Loaded::new(settings)?;
+    let mut stages = pipeline_options(settings);
+    stages.encode.form = options.form.clone();
+    let limit = stages.decode.max_text_bytes;
+    let is_json = |path: &PathBuf| path.extension().is_some_and(|end| end == "jsonl" || end == "json");
+    let by_name = if options.inputs.iter().any(is_json) { Format::Json } else { Format::Text };
+    stages.decode.format = options.format.unwrap_or(by_name);
+    // A JSON line holds more than its text.
+    let max_line = if stages.decode.format == Format::Json { limit.saturating_mul(4) } else { limit };
+    let source = FileSource::open(&options.inputs, intake_options(settings), max_line)
+        .map_err(|e| pipeline::PipelineError { stage: "source", reason: e.to_string() })?;
+    let terminator = if stages.encode.form == Form::Envelope { "\n" } else { "" };
+    let mut rejects = Counted { inner: rejects, lines: 0 };
+    let sink = FileSink::new(BufWriter::new(output), &mut rejects, terminator);
+    let monitor = Monitor::disabled();
+    let report = Report::new(monitor.metrics.clone(), "", None);
+    pipeline::run(Box::new(source), sink, (&model, sessions), &stages, (&monitor, report), stop)?;
+    Ok(rejects.lines)
+}
+
+/// Counts the lines on their way.
+struct Counted<W> {
+    inner: W,
+    lines: usize,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.lines += bytes[..written].iter().filter(|&&byte| byte == b'\n').count();
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}

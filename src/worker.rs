@@ -1,0 +1,216 @@
+//! A worker from its settings: model, sessions, source and sink, and the pipeline between them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::admin::Health;
+use crate::batch::BatchOptions;
+use crate::config::{Delivery, GroupProtocol, OffsetReset, OutputMode, Settings};
+use crate::encode::{EncodeOptions, Form};
+use crate::infer::{InferOptions, Runtime, RuntimeError, Session};
+use crate::kafka::{ConnectError, Connection};
+use crate::pipeline::{self, Monitor, PipelineError, PipelineOptions};
+use crate::registry::{Model, ModelError};
+use crate::sink::kafka::{KafkaSink, KafkaSinkOptions};
+use crate::sink::{CommitOptions, Report};
+use crate::source::kafka::{KafkaSource, KafkaSourceOptions};
+use crate::source::{IntakeOptions, StopSignal};
+use crate::telemetry::ModelInfo;
+
+/// A worker cannot start, or stopped before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// ONNX Runtime is not to be had.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The model cannot be served.
+    #[error("model.path {path}: {source}")]
+    Model {
+        /// As set.
+        path: String,
+        /// Why.
+        source: ModelError,
+    },
+    /// Kafka cannot be used.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A stage failed.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+}
+
+/// A model with the sessions that serve it, one a lane.
+pub struct Loaded {
+    /// The model.
+    pub model: Model,
+    /// Its sessions, each proven on the golden set.
+    pub sessions: Vec<Session>,
+}
+
+impl Loaded {
+    /// Loads and verifies the model of the settings and opens a session for every lane.
+    ///
+    /// # Errors
+    /// When ONNX Runtime, the device, or a file of the model is missing or not what it should be.
+    pub fn new(settings: &Settings) -> Result<Self, WorkerError> {
+        let path = &settings.model.path;
+        let refused = |source| WorkerError::Model { path: path.display().to_string(), source };
+        let model = Model::load(path).map_err(refused)?;
+        let runtime = Runtime::load(settings.model.runtime_library.as_deref())?;
+        let options = InferOptions { device: settings.model.device, threads: settings.lanes.threads };
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let lanes = if settings.lanes.count == 0 { cores() } else { settings.lanes.count };
+        let sessions = (0..lanes).map(|_| model.session(&runtime, &options)).collect::<Result<Vec<_>, _>>();
+        let sessions = sessions.map_err(refused)?;
+        let manifest = &model.dir.manifest;
+        tracing::info!(
+            model = manifest.name, version = manifest.version, device = %sessions[0].device(), lanes,
+            runtime = %runtime.library.display(), "model loaded"
+        );
+        Ok(Self { model, sessions })
+    }
+
+    /// What metrics say of it.
+    pub fn info(&self) -> ModelInfo {
+        let manifest = &self.model.dir.manifest;
+        ModelInfo {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            sha256: self.model.dir.sha256.clone(),
+            device: self.sessions[0].device().to_string(),
+        }
+    }
+}
+
+/// The options of the stages between source and sink.
+pub fn pipeline_options(settings: &Settings) -> PipelineOptions {
+    let form = match settings.output.mode {
+        OutputMode::Envelope => Form::Envelope,
+        OutputMode::Merge => Form::Merge(settings.output.merge_key.clone()),
+    };
+    PipelineOptions {
+        decode: settings.input.decode_options(),
+        tokenize_threads: settings.lanes.tokenize_threads,
+        batch: BatchOptions {
+            max_tokens: settings.batch.max_tokens,
+            max_sequences: settings.batch.max_sequences,
+            max_wait: Duration::from_millis(settings.batch.max_wait_ms),
+            sort_window_tokens: settings.batch.sort_window_tokens,
+        },
+        encode: EncodeOptions {
+            form,
+            offset_unit: settings.output.offset_unit,
+            max_record_bytes: settings.output.max_record_bytes,
+        },
+        commit: CommitOptions {
+            interval: Duration::from_millis(settings.commit.interval_ms),
+            records: settings.commit.records,
+        },
+    }
+}
+
+/// How much may be in flight.
+pub fn intake_options(settings: &Settings) -> IntakeOptions {
+    IntakeOptions {
+        max_bytes: settings.intake.max_bytes,
+        partition_high_bytes: settings.intake.partition_high_bytes,
+        partition_low_bytes: settings.intake.partition_low_bytes,
+    }
+}
+
+/// Runs a worker between topics until `stop` says so.
+///
+/// # Errors
+/// When it cannot start, or a stage fails.
+pub fn run(settings: &Settings, monitor: &Monitor, health: &Health, stop: &StopSignal) -> Result<(), WorkerError> {
+    let loaded = Loaded::new(settings)?;
+    let _shown = monitor.metrics.model(loaded.info());
+    let poll_bound = Duration::from_millis(settings.kafka.max_poll_interval_ms);
+    let commit_bound = 3 * Duration::from_millis(settings.kafka.transaction_timeout_ms);
+    let source = KafkaSource::connect(source_options(settings), &monitor.metrics, health.register("poll", poll_bound))?;
+    let sink = KafkaSink::connect(sink_options(settings), source.consumer(), monitor.metrics.clone())?;
+    let commit_beat = health.register("commit", commit_bound);
+    let report = Report::new(monitor.metrics.clone(), &settings.kafka.group_id, Some(commit_beat));
+    health.set_started();
+    health.set_ready(true, "reading");
+    let options = pipeline_options(settings);
+    let served = (&loaded.model, loaded.sessions);
+    pipeline::run(Box::new(source), sink, served, &options, (monitor, report), stop)?;
+    Ok(())
+}
+
+fn connection(settings: &Settings) -> Connection {
+    let kafka = &settings.kafka;
+    let mut properties: BTreeMap<String, String> = owned(&kafka.properties);
+    let mut set = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            properties.insert(key.to_owned(), value);
+        }
+    };
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let secret = |secret: &Option<crate::config::Secret>| secret.as_ref().map(|secret| secret.reveal().to_owned());
+    set("security.protocol", Some(kafka.security_protocol.to_string()));
+    set("sasl.mechanism", kafka.sasl_mechanism.map(|mechanism| mechanism.to_string()));
+    set("sasl.username", kafka.sasl_username.clone());
+    set("sasl.password", secret(&kafka.sasl_password));
+    set("ssl.ca.location", path(&kafka.ssl_ca_file));
+    set("ssl.certificate.location", path(&kafka.ssl_certificate_file));
+    set("ssl.key.location", path(&kafka.ssl_key_file));
+    set("ssl.key.password", secret(&kafka.ssl_key_password));
+    Connection {
+        bootstrap_servers: kafka.bootstrap_servers.join(","),
+        client_id: settings.worker.instance.clone(),
+        properties,
+    }
+}
+
+fn source_options(settings: &Settings) -> KafkaSourceOptions {
+    let kafka = &settings.kafka;
+    let mut properties = owned(&kafka.consumer_properties);
+    let mut set = |key: &str, value: String| properties.insert(key.to_owned(), value);
+    set(
+        "auto.offset.reset",
+        match kafka.auto_offset_reset {
+            OffsetReset::Earliest => "earliest".into(),
+            OffsetReset::Latest => "latest".into(),
+            OffsetReset::Error => "error".into(),
+        },
+    );
+    set("max.poll.interval.ms", kafka.max_poll_interval_ms.to_string());
+    set("group.protocol", kafka.group_protocol.to_string());
+    if kafka.group_protocol == GroupProtocol::Classic {
+        set("session.timeout.ms", kafka.session_timeout_ms.to_string());
+        set("partition.assignment.strategy", kafka.assignment_strategy.to_string());
+    }
+    KafkaSourceOptions {
+        connection: connection(settings),
+        topics: settings.input.topics.clone(),
+        group_id: kafka.group_id.clone(),
+        group_instance_id: kafka.static_membership.then(|| settings.worker.instance.clone()),
+        startup_timeout: Duration::from_millis(settings.worker.startup_timeout_ms),
+        drain_timeout: Duration::from_millis(settings.worker.drain_timeout_ms),
+        intake: intake_options(settings),
+        properties,
+    }
+}
+
+fn sink_options(settings: &Settings) -> KafkaSinkOptions {
+    let kafka = &settings.kafka;
+    let mut properties = owned(&kafka.producer_properties);
+    properties.insert("compression.type".into(), kafka.compression.to_string());
+    properties.insert("partitioner".into(), kafka.partitioner.to_string());
+    let transactional_id = || format!("{}-{}", kafka.group_id, settings.worker.instance);
+    KafkaSinkOptions {
+        connection: connection(settings),
+        output_topic: settings.output.topic.clone().unwrap_or_default(),
+        dead_letter_topic: settings.output.dead_letter_topic.clone().unwrap_or_default(),
+        transactional_id: (settings.worker.delivery == Delivery::ExactlyOnce).then(transactional_id),
+        transaction_timeout: Duration::from_millis(kafka.transaction_timeout_ms),
+        startup_timeout: Duration::from_millis(settings.worker.startup_timeout_ms),
+        properties,
+    }
+}
+
+fn owned(properties: &crate::config::Properties) -> BTreeMap<String, String> {
+    properties.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
