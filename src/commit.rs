@@ -103,6 +103,12 @@ impl<T> Tracker<T> {
         self.partitions.values().flat_map(|slots| slots.staged.iter().take(slots.sealed)).flatten().collect()
     }
 
+    /// Some records of the publication at hand, by their places in [`Tracker::sealed`].
+    pub fn sealed_mut<'a>(&'a mut self, places: &'a [usize]) -> impl Iterator<Item = &'a mut Record<T>> {
+        let all = self.partitions.values_mut().flat_map(|slots| slots.staged.iter_mut().take(slots.sealed)).flatten();
+        all.enumerate().filter(|(place, _)| places.contains(place)).map(|(_, record)| record)
+    }
+
     /// For every partition of the publication at hand, the offset after its last record.
     pub fn next_offsets(&self) -> Vec<(Partition, i64)> {
         let last =

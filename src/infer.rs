@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::str::FromStr;
 
 use ort::ep::{self, ExecutionProviderDispatch};
+use ort::logging::LogLevel;
 use ort::session::Session as OrtSession;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{TensorRef, ValueType};
@@ -164,6 +165,9 @@ impl Session {
             .map_err(|e| graph(&e))?
             .with_intra_op_spinning(false)
             .map_err(|e| graph(&e))?
+            // Below this it tells of every allocation.
+            .with_log_level(LogLevel::Warning)
+            .map_err(|e| graph(&e))?
             .with_execution_providers(providers)
             .map_err(|e| refused(&e))?;
         let inner = builder.commit_from_file(model.graph()).map_err(|e| graph(&e))?;
@@ -181,7 +185,6 @@ impl Session {
     /// # Errors
     /// When ONNX Runtime fails.
     pub fn run<W: Borrow<Window>>(&mut self, windows: &[W]) -> Result<Vec<Logits>, InferError> {
-        fail::fail_point!("infer", |message| Err(InferError(message.unwrap_or_default())));
         let packed = Packed::new(windows.iter().map(Borrow::borrow));
         let flat = self.run_packed(&packed).map_err(|e| InferError(e.to_string()))?;
         let mut first = 0;

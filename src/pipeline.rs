@@ -16,7 +16,7 @@ use crate::batch::{BatchOptions, Batcher};
 use crate::commit::Assignments;
 use crate::decode::{DecodeOptions, Document, decode};
 use crate::encode::{EncodeOptions, annotate, encode};
-use crate::infer::{Logits, Session};
+use crate::infer::{InferError, Logits, Session};
 use crate::record::{Code, Record, Reject, Stage};
 use crate::registry::Model;
 use crate::sink::{Command, CommitOptions, Committer, Conclusion, Outcome, Report, Sink};
@@ -297,10 +297,15 @@ impl Lane<'_> {
         }
     }
 
+    fn infer(&mut self, items: &[Item]) -> Result<Vec<Logits>, InferError> {
+        fail::fail_point!("infer", |message| Err(InferError(message.unwrap_or_default())));
+        self.session.run(items)
+    }
+
     /// Answers every item. A batch that fails is halved until the one that cannot be answered stands alone.
     fn answer(&mut self, items: &[Item]) {
         let started = Instant::now();
-        let results = self.session.run(items);
+        let results = self.infer(items);
         self.own.inferred(started.elapsed());
         let results = match results {
             Ok(answers) => answers.into_iter().map(Ok).collect(),

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::admin::Beat;
 use crate::commit::{Assignments, Tracker};
-use crate::record::{Partition, Record, Reject};
+use crate::record::{Code, Partition, Record, Reject, Stage};
 use crate::telemetry::{self, InputMetrics, Metrics, RecordSpan};
 
 pub mod file;
@@ -24,6 +24,23 @@ pub enum Outcome {
     Tombstone,
     /// Refused: its original goes to the dead letters.
     DeadLetter(Reject),
+    /// Refused, and too large for the topic of the dead letters: the reason goes there alone. The original stays in its
+    /// topic, at the position that the headers name.
+    DeadLetterWithoutValue(Reject),
+}
+
+impl Outcome {
+    /// What becomes of an outcome that is too large for its topic; none where that has been tried.
+    fn shrunk(&self) -> Option<Self> {
+        match self {
+            Outcome::Output(_) => {
+                let message = "the output topic does not take a record of this size (max.message.bytes)";
+                Some(Outcome::DeadLetter(Reject::new(Stage::Encode, Code::OutputTooLarge, message)))
+            }
+            Outcome::DeadLetter(reject) => Some(Outcome::DeadLetterWithoutValue(reject.clone())),
+            Outcome::Tombstone | Outcome::DeadLetterWithoutValue(_) => None,
+        }
+    }
 }
 
 /// The end of a record's way, with the span that covers it.
@@ -53,6 +70,9 @@ pub enum SinkError {
     /// For now: the same call may succeed later.
     #[error("{0}")]
     Retry(String),
+    /// The topics do not take these records of the call, by their places in it; nothing of it was published.
+    #[error("{} records are too large for their topic", .0.len())]
+    TooLarge(Vec<usize>),
     /// For good: the worker must stop without committing.
     #[error("{0}")]
     Fatal(String),
@@ -139,7 +159,7 @@ impl Report {
             let topic = position.partition.topic;
             let input = self.inputs.entry(topic).or_insert_with_key(|topic| self.metrics.input(topic, &self.group));
             match &payload.outcome {
-                Outcome::DeadLetter(reject) => {
+                Outcome::DeadLetter(reject) | Outcome::DeadLetterWithoutValue(reject) => {
                     input.refused(latency, reject.code);
                     payload.span.finish(telemetry::Outcome::DeadLetter(reject));
                 }
@@ -242,8 +262,29 @@ impl<S: Sink> Committer<S> {
                 self.due = Some(Instant::now() + backoff(self.failures));
                 Ok(())
             }
+            Err(SinkError::TooLarge(places)) => self.shrink(&places),
             Err(fatal) => Err(fatal),
         }
+    }
+
+    /// Makes dead letters of outputs that their topic does not take, to be published in their place.
+    fn shrink(&mut self, places: &[usize]) -> Result<(), SinkError> {
+        self.due = Some(Instant::now());
+        for record in self.tracker.sealed_mut(places) {
+            let position = &record.position;
+            let Some(smaller) = record.payload.outcome.shrunk() else {
+                let (partition, offset) = (&position.partition, position.offset);
+                return Err(SinkError::Fatal(format!(
+                    "{partition} {offset}: key and headers are too large for a topic"
+                )));
+            };
+            tracing::warn!(partition = %position.partition, offset = position.offset, "too large for its topic");
+            if let Outcome::DeadLetter(reject) = &smaller {
+                self.report.metrics.dead_letter(reject.stage, reject.code);
+            }
+            record.payload.outcome = smaller;
+        }
+        Ok(())
     }
 
     fn answer_drains(&mut self, now: Instant) {

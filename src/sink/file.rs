@@ -26,7 +26,7 @@ impl<W: Write + Send, R: Write + Send> FileSink<W, R> {
                 self.output.write_all(self.terminator.as_bytes())
             }
             Outcome::Tombstone => Ok(()),
-            Outcome::DeadLetter(reject) => {
+            Outcome::DeadLetter(reject) | Outcome::DeadLetterWithoutValue(reject) => {
                 let position = &finished.position;
                 let line = position.offset + 1;
                 writeln!(self.rejects, "{}:{line}: {reject} ({})", position.partition.topic, reject.code.as_str())

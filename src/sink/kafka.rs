@@ -1,8 +1,7 @@
 //! Outputs and dead letters to Kafka: in one transaction with the input offsets, or at least once.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -40,24 +39,40 @@ pub struct KafkaSinkOptions {
     pub properties: BTreeMap<String, String>,
 }
 
-/// Counts the records that the broker refused.
+/// Collects the records that did not arrive, by their place in the publication.
 #[derive(Clone, Default)]
 struct Deliveries {
-    failed: Arc<AtomicUsize>,
+    failed: Arc<Mutex<Vec<(usize, KafkaError)>>>,
+}
+
+impl Deliveries {
+    fn lock(&self) -> MutexGuard<'_, Vec<(usize, KafkaError)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Vec<(usize, KafkaError)> {
+        std::mem::take(&mut self.lock())
+    }
+
+    fn first_error(&self) -> Result<(), KafkaError> {
+        self.lock().first().map_or(Ok(()), |(_, error)| Err(error.clone()))
+    }
 }
 
 impl ClientContext for Deliveries {}
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+    fn delivery(&self, result: &DeliveryResult<'_>, place: usize) {
         if let Err((error, _)) = result {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(%error, "a record was not delivered");
+            self.lock().push((place, error.clone()));
         }
     }
 }
+
+/// Largest message that the producer lets pass, in bytes.
+const MAX_MESSAGE_BYTES: &str = "67108864";
 
 type Producer = ThreadedProducer<Deliveries>;
 
@@ -71,6 +86,9 @@ pub struct KafkaSink {
     producer: Option<Producer>,
     /// A commit whose answer never came: it is settled before anything else is published.
     in_doubt: bool,
+    /// Send every record in a batch of its own: the broker refuses whole batches, and one record of the last was too
+    /// large.
+    one_by_one: bool,
     /// Where outputs go, and where dead letters go.
     output: Destination,
     dead_letters: Destination,
@@ -92,6 +110,10 @@ impl KafkaSink {
     /// When no broker answers in time, a topic is missing, or librdkafka refuses a setting.
     pub fn connect(options: KafkaSinkOptions, consumer: Arc<Consumer>, metrics: Metrics) -> Result<Self, ConnectError> {
         let mut config = options.connection.client(&options.properties);
+        if config.get("message.max.bytes").is_none() {
+            // The broker decides what is too large, topic by topic.
+            config.set("message.max.bytes", MAX_MESSAGE_BYTES);
+        }
         config.set("enable.idempotence", "true").set("acks", "all");
         if let Some(id) = &options.transactional_id {
             config.set("transactional.id", id);
@@ -114,14 +136,15 @@ impl KafkaSink {
             deliveries: Deliveries::default(),
             producer: None,
             in_doubt: false,
+            one_by_one: false,
             options,
             consumer,
             config,
             metrics,
         };
         sink.start_producer(deadline).map_err(|e| match e {
-            SinkError::Fatal(reason) => ConnectError::Config(reason),
             SinkError::Retry(reason) => unavailable(&sink.options, reason),
+            other => ConnectError::Config(other.to_string()),
         })?;
         Ok(sink)
     }
@@ -216,13 +239,28 @@ impl KafkaSink {
         let aborted =
             self.producer.as_ref().map(|producer| producer.abort_transaction(self.options.transaction_timeout));
         match aborted {
-            Some(Ok(())) => retry(call, error),
+            Some(Ok(())) => self.refused(call).unwrap_or_else(|| retry(call, error)),
             Some(Err(e)) if judge(&e) == Verdict::Fatal => self.fatal("abort_transaction", &e),
             _ => {
                 self.producer = None;
                 retry(call, error)
             }
         }
+    }
+
+    /// What the deliveries say of a publication that failed: records too large for their topic, or an error that no
+    /// repetition mends.
+    fn refused(&mut self, call: &'static str) -> Option<SinkError> {
+        let failed = self.deliveries.take();
+        if let Some((_, error)) = failed.iter().find(|(_, error)| is_permanent(error)) {
+            return Some(SinkError::Fatal(format!("{call}: {error}")));
+        }
+        let too_large: Vec<usize> = failed.iter().filter(|(_, e)| is_too_large(e)).map(|(place, _)| *place).collect();
+        if too_large.len() > 1 && !self.one_by_one {
+            self.one_by_one = true;
+            return Some(SinkError::Retry(format!("{call}: a record is too large for its topic")));
+        }
+        (!too_large.is_empty()).then_some(SinkError::TooLarge(too_large))
     }
 
     fn give_up(&self, call: &'static str, error: &KafkaError) -> SinkError {
@@ -262,40 +300,43 @@ impl KafkaSink {
 
     fn publish_at_least_once(&mut self, records: &[&Finished], offsets: &[(Partition, i64)]) -> Result<(), SinkError> {
         let producer = self.producer.as_ref().expect("connect made it");
-        self.deliveries.failed.store(0, Ordering::Relaxed);
         let sent = self.send_all(producer, records);
         let flushed = producer.flush(self.options.transaction_timeout);
+        if let Some(refused) = self.refused("produce") {
+            return Err(refused);
+        }
         sent.map_err(|e| self.give_up("produce", &e))?;
         flushed.map_err(|e| self.give_up("flush", &e))?;
-        match self.deliveries.failed.load(Ordering::Relaxed) {
-            0 => {}
-            failed => return Err(SinkError::Retry(format!("{failed} records were not delivered"))),
-        }
         let list = offset_list(offsets).map_err(|e| retry("commit", &e))?;
         self.consumer.commit(&list, CommitMode::Sync).map_err(|e| retry("commit", &e))
     }
 
     fn send_all(&self, producer: &Producer, records: &[&Finished]) -> Result<(), KafkaError> {
-        records.iter().try_for_each(|record| self.send(producer, record))
+        self.deliveries.take();
+        for (place, record) in records.iter().enumerate() {
+            self.send(producer, record, place)?;
+            if self.one_by_one {
+                producer.flush(self.options.transaction_timeout)?;
+                self.deliveries.first_error()?;
+            }
+        }
+        Ok(())
     }
 
     /// Hands one record to the producer, waiting while its queue is full.
-    fn send(&self, producer: &Producer, finished: &Finished) -> Result<(), KafkaError> {
+    fn send(&self, producer: &Producer, finished: &Finished, place: usize) -> Result<(), KafkaError> {
         let original = &finished.original;
         let (to, payload, more) = match &finished.payload.outcome {
             Outcome::Output(bytes) => (&self.output, Some(&bytes[..]), vec![]),
             Outcome::Tombstone => (&self.output, None, vec![]),
-            Outcome::DeadLetter(reject) => (
-                &self.dead_letters,
-                original.value.as_deref(),
-                DeadLetterHeaders::new(&finished.position, reject).into_headers(),
-            ),
+            Outcome::DeadLetter(reject) => (&self.dead_letters, original.value.as_deref(), reasons(finished, reject)),
+            Outcome::DeadLetterWithoutValue(reject) => (&self.dead_letters, None, reasons(finished, reject)),
         };
         let mut headers = original.headers.clone();
         headers.extend(more);
         // Ends with this call: the producer has the record then.
         let _publish = finished.payload.span.inject(&to.topic, &mut headers);
-        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&to.topic);
+        let mut record: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(&to.topic, place);
         record.key = original.key.as_deref();
         record.payload = payload;
         record.timestamp = original.timestamp_ms;
@@ -310,7 +351,10 @@ impl KafkaSink {
                     record = rejected;
                     producer.poll(Duration::from_millis(20));
                 }
-                Err((error, _)) => return Err(error),
+                Err((error, _)) => {
+                    self.deliveries.lock().push((place, error.clone()));
+                    return Err(error);
+                }
             }
         }
     }
@@ -319,10 +363,29 @@ impl KafkaSink {
 impl Sink for KafkaSink {
     fn publish(&mut self, records: &[&Finished], offsets: &[(Partition, i64)]) -> Result<(), SinkError> {
         match self.options.transactional_id {
-            Some(_) => self.publish_transaction(records, offsets),
-            None => self.publish_at_least_once(records, offsets),
+            Some(_) => self.publish_transaction(records, offsets)?,
+            None => self.publish_at_least_once(records, offsets)?,
         }
+        self.one_by_one = false;
+        Ok(())
     }
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+}
+
+/// Errors of settings or rights, on which the worker must stop and be mended.
+fn is_permanent(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+                | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+                | RDKafkaErrorCode::InvalidRecord
+        )
+    )
 }
 
 fn retry(call: &str, error: &KafkaError) -> SinkError {
@@ -389,6 +452,10 @@ impl DeadLetterHeaders {
         let text = |value: serde_json::Value| value.as_str().map(|text| Bytes::copy_from_slice(text.as_bytes()));
         fields.into_iter().map(|(key, value)| (key, text(value))).collect()
     }
+}
+
+fn reasons(finished: &Finished, reject: &Reject) -> Vec<Header> {
+    DeadLetterHeaders::new(&finished.position, reject).into_headers()
 }
 
 fn count_partitions(

@@ -18,8 +18,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::SCOPE;
 
-/// Libraries whose debug messages are about themselves; the user's directives come after and win.
-const QUIET: &str = "hyper=info,hyper_util=info,reqwest=info,h2=info";
+/// Libraries whose messages below this are about themselves; the user's directives come after and win.
+const QUIET: &str = "hyper=info,hyper_util=info,reqwest=info,h2=info,ort=warn";
 /// Shortest time between two repetitions of one warning of the exports.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
 
