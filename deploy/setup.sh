@@ -5,8 +5,8 @@
 # rename: a part is either whole or absent. A part's folder keeps its pins in `.pins`; a change of pins replaces it.
 set -euo pipefail
 
-readonly ONNXRUNTIME_VERSION=1.31.1 # the api-31 feature of `ort`; also named in the worker's default library path
-readonly LIBTORCH_VERSION=2.13.0    # the only version that tch 0.26 accepts
+readonly ONNXRUNTIME_VERSION=1.31.1 # the api-31 feature of `ort`; also named in src/infer/runtime.rs
+readonly LIBTORCH_VERSION=2.13.0    # the only version that tch 0.26 accepts; also named in the Makefile
 readonly KAFKA_VERSION=4.3.1        # also named in tests/broker/pom.xml and tests/common/broker.rs
 readonly CARGO_DENY_VERSION=0.20.2
 
@@ -35,12 +35,12 @@ Usage: deploy/setup.sh PART...
 
 Fetches what vitag needs from the package registries. A part that is there already is left alone.
 
-  build      the compilers and headers that cargo needs; fetches nothing else
-  runtime    ONNX Runtime $ONNXRUNTIME_VERSION, to run models                   25 MB download
-  training   libtorch $LIBTORCH_VERSION for the CPU, to build the trainer       540 MB download
-  broker     Apache Kafka $KAFKA_VERSION, for the tests                          44 MB download
-  tools      cargo-deny $CARGO_DENY_VERSION, for 'make lint'                       5 MB download
-  system     every system package that any part or example needs
+  build      nothing but the system packages that cargo needs
+  runtime    ONNX Runtime $ONNXRUNTIME_VERSION, to run models (25 MB)
+  training   libtorch $LIBTORCH_VERSION for the CPU, to build the trainer (540 MB)
+  broker     Apache Kafka $KAFKA_VERSION, for the tests (44 MB)
+  tools      cargo-deny $CARGO_DENY_VERSION, for 'make lint' (5 MB)
+  system     nothing but the system packages that any part or example needs
 
 Each part first checks the system packages it needs: root installs the missing ones with apt-get, anyone else is told
 the command.
@@ -64,11 +64,11 @@ die() {
 # The needs of a part, by the names that `has` and `debian_package` know.
 needs_of() {
     case $1 in
-        build) echo cc c++ make pkg-config openssl zlib ;;
+        build) echo cargo cc c++ make pkg-config openssl zlib ;;
         runtime | tools) echo pip ;;
         training) echo pip c++ ;;
         broker) echo java mvn ;;
-        system) echo cc c++ make pkg-config openssl zlib pip java mvn kcat ;;
+        system) echo cargo cc c++ make pkg-config openssl zlib pip java mvn kcat ;;
         *) die "unknown part '$1'; deploy/setup.sh --help lists them" ;;
     esac
 }
@@ -112,6 +112,9 @@ missing_of() {
 # Sees to it that the system has what the given needs name.
 ensure_system() {
     local missing packages
+    if [[ " $* " = *" cargo "* ]] && ! has cargo; then
+        die "cargo is missing; install Rust with rustup, which then reads the version from rust-toolchain.toml"
+    fi
     mapfile -t missing < <(missing_of "$@")
     [ ${#missing[@]} -gt 0 ] || return 0
 
