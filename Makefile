@@ -1,0 +1,75 @@
+# The project's tasks. `make help` lists them; each fetches what it needs by deploy/setup.sh first.
+
+CARGO ?= cargo
+# The profile that `make demo` builds with: `dev` builds sooner, `release` tags faster.
+DEMO_PROFILE ?= release
+# Arguments of `vitag bench`, for `make bench`.
+BENCH ?=
+# For `make models`: the folder of the corpora, the plain texts of the vocabulary, the folder of the run.
+DATA ?=
+TEXTS ?= $(wildcard $(DATA)/*.txt)
+RUN ?= target/model
+
+# Where deploy/setup.sh puts its parts, and where the worker, the tests and torch-sys look for them.
+VITAG_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vitag
+override VITAG_CACHE := $(abspath $(VITAG_CACHE))
+LIBTORCH ?= $(VITAG_CACHE)/libtorch/2.13.0/torch
+export VITAG_CACHE LIBTORCH
+
+SETUP := deploy/setup.sh
+CARGO_DENY := $(VITAG_CACHE)/tools/bin/cargo-deny
+TRAINER := $(CARGO) run --release --package vitag-trainer --
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test lint audit bench models doc clean
+
+help: ## Lists the tasks
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## Fetches everything that building, testing and linting need
+	$(SETUP) build runtime training broker tools
+
+demo: ## Tags a stream of Vietnamese texts, in one process, with nothing to set up
+	$(SETUP) build runtime
+	$(CARGO) run --profile $(DEMO_PROFILE) -- demo
+
+test: ## Tests the worker and the trainer, against a real broker, ONNX Runtime and libtorch
+	$(SETUP) build runtime training broker
+	$(CARGO) test --no-fail-fast --features failpoints
+	GOMP_SPINCOUNT=0 $(CARGO) test --no-fail-fast --package vitag-trainer
+
+lint: ## Checks format, lints, documentation, and the licences and sources of dependencies
+	$(SETUP) build training tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --all-targets --features failpoints -- -D warnings
+	$(CARGO) clippy --all-targets --no-default-features -- -D warnings
+	$(CARGO) clippy --all-targets --package vitag-trainer -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --package vitag
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --package vitag-trainer
+	$(CARGO_DENY) --log-level error check bans licenses sources
+
+audit: ## Checks dependencies for known vulnerabilities; needs the advisory database on GitHub
+	$(SETUP) tools
+	$(CARGO_DENY) check advisories
+
+bench: ## Measures the worker; arguments in BENCH
+	$(SETUP) build runtime
+	$(CARGO) run --release -- bench $(BENCH)
+
+models: ## Trains the bundled model anew, from the corpora in DATA
+	@test -d "$(DATA)" || { echo "usage: make models DATA=FOLDER [TEXTS='FILE...'] [RUN=FOLDER]" >&2; exit 2; }
+	$(SETUP) build runtime training
+	mkdir -p $(RUN)
+	$(TRAINER) vocab --out $(RUN)/tokenizer.json $(TEXTS)
+	$(TRAINER) finetune --config trainer/configs/vi-tagger.toml --data $(DATA) --tokenizer $(RUN)/tokenizer.json --out $(RUN)
+	$(TRAINER) evaluate --run $(RUN) --data $(DATA)
+	$(TRAINER) export --run $(RUN) --texts trainer/configs/golden.txt --models models
+
+doc: ## Builds the documentation of the crates into target/doc
+	$(SETUP) build training
+	$(CARGO) doc --no-deps --package vitag
+	$(CARGO) doc --no-deps --package vitag-trainer
+
+clean: ## Removes what was built; the fetched parts stay in VITAG_CACHE
+	$(CARGO) clean
