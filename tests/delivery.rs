@@ -1,0 +1,175 @@
+//! Exactly once, as far as workers come, go and die; the real broker tells what was committed.
+
+mod common;
+
+use common::broker::{Broker, End, Message};
+use common::worker::{Stream, Worker};
+
+const RECORDS: u32 = 400;
+
+#[test]
+fn two_workers_share_the_partitions() {
+    let stream = Stream::new(Broker::shared(), 4);
+    let first = stream.worker("a", &[]);
+    first.wait_for_log("partition assigned");
+    stream.feed(0..RECORDS / 2);
+    let second = stream.worker("b", &[]);
+    second.wait_for_log("partition assigned");
+    stream.feed(RECORDS / 2..RECORDS);
+    stream.assert_exactly_once(RECORDS);
+    stream.wait_until_committed();
+}
+
+#[test]
+fn a_terminated_worker_finishes_what_it_read_and_another_goes_on() {
+    let stream = Stream::new(Broker::shared(), 4);
+    stream.feed(0..RECORDS);
+    let mut first = stream.worker("a", &["batch.max_sequences=4"]);
+    stream.outputs(20);
+    first.terminate();
+    assert!(first.wait().success(), "{}", first.log());
+    let log = first.log();
+    assert!(log.contains("drained"), "{log}");
+    // What it published is committed, and what it committed is published.
+    let published = stream.broker.read_committed_to_end(&stream.output).len();
+    let committed: i64 = stream.broker.committed(&stream.group, &stream.input).values().sum();
+    assert_eq!(committed, published as i64);
+    let _second = stream.worker("a", &[]);
+    stream.assert_exactly_once(RECORDS);
+}
+
+#[test]
+fn a_killed_worker_started_again_loses_and_doubles_nothing() {
+    let stream = Stream::new(Broker::shared(), 2);
+    stream.feed(0..RECORDS);
+    for round in 0..3 {
+        let worker = stream.worker("a", &["batch.max_sequences=4"]);
+        stream.outputs(20 * (round + 1));
+        worker.kill();
+    }
+    let _last = stream.worker("a", &[]);
+    stream.assert_exactly_once(RECORDS);
+    stream.wait_until_committed();
+}
+
+/// A worker that dies at `point` with its transaction open, and the one that follows it.
+#[cfg(feature = "failpoints")]
+fn survives_a_death_at(point: &str) {
+    let stream = Stream::new(Broker::shared(), 2);
+    stream.feed(0..100);
+    // The third time, so that something was committed before.
+    let plan = format!("{point}=2*off->panic");
+    let mut worker = stream.worker_with("a", &["batch.max_sequences=2"], &[("FAILPOINTS", &plan)]);
+    assert_eq!(worker.wait().code(), Some(1), "{}", worker.log());
+    assert!(worker.log().contains("panicked"), "{}", worker.log());
+    let _next = stream.worker("a", &[]);
+    stream.assert_exactly_once(100);
+    stream.wait_until_committed();
+}
+
+#[cfg(feature = "failpoints")]
+mod deaths {
+    use super::survives_a_death_at;
+
+    #[test]
+    fn after_the_transaction_began() {
+        survives_a_death_at("after_begin");
+    }
+
+    #[test]
+    fn after_the_offsets_were_sent() {
+        survives_a_death_at("after_send_offsets");
+    }
+
+    #[test]
+    fn before_the_commit() {
+        survives_a_death_at("before_commit");
+    }
+
+    #[test]
+    fn after_the_commit() {
+        survives_a_death_at("after_commit");
+    }
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_record_that_the_model_fails_on_is_found_and_the_others_pass() {
+    let stream = Stream::new(Broker::shared(), 1);
+    stream.feed(0..8);
+    // One whole batch fails, then its halves do, down to a single record.
+    let _worker = stream.worker_with("a", &["batch.max_wait_ms=500"], &[("FAILPOINTS", "infer=5*return(poison)")]);
+    common::worker::wait_until("all records to end somewhere", || {
+        let ended = |topic: &str| stream.broker.read_committed_to_end(topic).len();
+        ended(&stream.output) + ended(&stream.dead_letters) == 8
+    });
+    let dead = stream.broker.read_committed_to_end(&stream.dead_letters);
+    assert!(!dead.is_empty() && dead.len() < 8, "{}", dead.len());
+    for letter in dead {
+        assert_eq!(letter.header("vitag.error.code"), Some(&b"inference_failed"[..]));
+        assert_eq!(letter.header("__connect.errors.stage"), Some(&b"infer"[..]));
+    }
+}
+
+#[test]
+fn what_others_aborted_is_never_read() {
+    let stream = Stream::new(Broker::shared(), 1);
+    let document = |id: u32| Message::new(serde_json::json!({ "id": id, "text": "Chào Huế." }).to_string());
+    stream.broker.produce_in_transaction(&stream.input, (100..120).map(document), End::Abort);
+    stream.broker.produce_in_transaction(&stream.input, (0..5).map(document), End::Commit);
+    let _worker = stream.worker("a", &[]);
+    stream.assert_exactly_once(5);
+}
+
+#[test]
+fn a_second_worker_of_the_same_name_fences_the_first() {
+    let stream = Stream::new(Broker::shared(), 1);
+    let mut first = stream.worker("same", &[]);
+    first.wait_for_log("partition assigned");
+    let _second = stream.worker("same", &[]);
+    stream.feed(0..50);
+    assert_eq!(first.wait().code(), Some(1), "{}", first.log());
+    assert!(first.log().contains("worker.instance"), "{}", first.log());
+    stream.assert_exactly_once(50);
+}
+
+#[test]
+fn a_broker_that_is_absent_is_waited_for_and_then_named() {
+    let settings = [
+        "kafka.bootstrap_servers=127.0.0.1:1",
+        "input.topics=in",
+        "output.topic=out",
+        "worker.startup_timeout_ms=1000",
+        "admin.address=",
+    ];
+    let mut worker = Worker::start(settings, &[]);
+    assert_eq!(worker.wait().code(), Some(69), "{}", worker.log());
+    let log = worker.log();
+    assert!(log.contains("127.0.0.1:1") && log.contains("no broker"), "{log}");
+}
+
+#[test]
+fn a_topic_that_is_missing_is_named() {
+    let broker = Broker::shared();
+    let servers = format!("kafka.bootstrap_servers={}", broker.bootstrap());
+    let settings = [&servers, "input.topics=nowhere", "output.topic=neither", "admin.address="];
+    let mut worker = Worker::start(settings, &[]);
+    assert_eq!(worker.wait().code(), Some(69), "{}", worker.log());
+    assert!(worker.log().contains("\"nowhere\" does not exist"), "{}", worker.log());
+}
+
+#[test]
+fn a_broker_that_restarts_is_survived() {
+    let mut broker = Broker::start();
+    let stream = Stream::new(&broker, 2);
+    let (input, output, group) = (stream.input.clone(), stream.output.clone(), stream.group.clone());
+    let dead_letters = stream.dead_letters.clone();
+    stream.feed(0..50);
+    let _worker = stream.worker("a", &[]);
+    stream.outputs(50);
+    broker.kill();
+    broker.restart();
+    let stream = Stream { broker: &broker, input, output, group, dead_letters };
+    stream.feed(50..100);
+    stream.assert_exactly_once(100);
+}
