@@ -112,6 +112,11 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// Id of the piece that stands for what the vocabulary lacks.
+    pub fn unknown(&self) -> u32 {
+        self.unknown
+    }
+
     /// What the model labels.
     pub fn unit(&self) -> Unit {
         self.unit
