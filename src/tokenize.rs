@@ -112,6 +112,11 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// Id of the piece that stands for what the vocabulary lacks.
+    pub fn unknown(&self) -> u32 {
+        self.unknown
+    }
+
     /// What the model labels.
     pub fn unit(&self) -> Unit {
         self.unit
@@ -173,9 +178,10 @@ impl Tokenizer {
             Unit::Word => units.iter().map(|unit| unit.replace('_', " ")).collect(),
             Unit::Syllable => units.iter().map(|&unit| unit.to_owned()).collect(),
         };
+        // Not `encode_fast`: it leaves out which word a piece belongs to.
         let encoding = self
             .inner
-            .encode_fast(words, false)
+            .encode(words, false)
             .map_err(|e| Reject::new(Stage::Tokenize, Code::TokenizerFailed, e.to_string()))?;
         let mut pieces = vec![Vec::new(); units.len()];
         for (id, word) in encoding.get_ids().iter().zip(encoding.get_word_ids()) {
@@ -348,6 +354,15 @@ pub(crate) mod tests {
         let text = "_ a__b _c";
         let found: Vec<_> = syllables(text, &(0..text.len())).collect();
         assert_eq!(parts(text, &found), ["_", "a", "_", "b", "_", "c"]);
+    }
+
+    #[test]
+    fn every_unit_has_its_own_pieces() {
+        let tokenizer = letters(Unit::Syllable, 64);
+        let id = |piece: &str| tokenizer.inner.token_to_id(piece).unwrap();
+        let tokens = tokenizer.tokenize("ba đi, ô", None).unwrap();
+        let expected = [id("[CLS]"), id("b"), id("##a"), id("đ"), id("##i"), id("[UNK]"), id("ô"), id("[SEP]")];
+        assert_eq!((&tokens.windows[0].ids[..], &tokens.windows[0].word_starts[..]), (&expected[..], &[1, 3, 5, 6][..]));
     }
 
     #[test]

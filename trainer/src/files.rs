@@ -1,0 +1,49 @@
+//! Files that are whole or not there.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// Writes `bytes` to `path`: an interrupted write leaves what was there before.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, |temporary| Ok(fs::write(temporary, bytes)?))
+}
+
+/// [`write_atomically`] of a value as indented JSON.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(value)?;
+    bytes.push(b'\n');
+    write_atomically(path, &bytes)
+}
+
+/// Lets `write` make a file beside `path`, then puts it in the place of `path` in one step.
+///
+/// # Errors
+/// When `write` fails or the file cannot be moved.
+pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let temporary = temporary(path);
+    let written = write(&temporary)
+        .and_then(|()| Ok(File::open(&temporary)?.sync_all()?))
+        .and_then(|()| Ok(fs::rename(&temporary, path)?));
+    if written.is_err() {
+        // The first error counts; there may be no file to remove.
+        let _ = fs::remove_file(&temporary);
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The name keeps the ending, by which libtorch tells the format.
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".new-");
+    name.push(path.file_name().unwrap_or_default());
+    path.with_file_name(name)
+}

@@ -1,0 +1,25 @@
+//! vitag-trainer: trains, scores and exports the models that vitag serves.
+//!
+//! # Layout
+//! 1. [`config`]: the settings of a run; [`vocab`]: a WordPiece vocabulary from plain text.
+//! 2. [`data`]: corpora to labelled units and windows, cut by the worker's own tokenizer.
+//! 3. [`model`]: the encoder and its heads.
+//! 4. [`fit`]: the loop, with [`optim`]; [`finetune`] gives it a model and labelled data. [`run`] is what it leaves.
+//! 5. [`evaluate`]: scores, beside those of a baseline.
+//! 6. [`export`]: the model directory, with [`onnx`] that writes graphs, [`graph`] that writes this model as one, and
+//!    [`card`] that writes about it.
+
+pub mod card;
+pub mod config;
+pub mod data;
+pub mod evaluate;
+pub mod export;
+pub mod files;
+pub mod finetune;
+pub mod fit;
+pub mod graph;
+pub mod model;
+pub mod onnx;
+pub mod optim;
+pub mod run;
+pub mod vocab;

@@ -1,0 +1,102 @@
+//! AdamW (Loshchilov and Hutter 2019), its schedule and the clipping of gradients, on named tensors so that a
+//! checkpoint holds all of its state.
+
+use tch::{Kind, Tensor};
+
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+/// As the paper sets it (§2.1.1).
+const EPSILON: f64 = 1e-6;
+
+/// AdamW. Weight decay acts on matrices alone: norms, biases and the mix of layers are vectors.
+#[derive(Debug)]
+pub struct AdamW {
+    parameters: Vec<Parameter>,
+    weight_decay: f64,
+    /// Steps done.
+    pub step: i64,
+}
+
+#[derive(Debug)]
+struct Parameter {
+    name: String,
+    value: Tensor,
+    mean: Tensor,
+    square: Tensor,
+}
+
+impl AdamW {
+    /// An optimiser of these variables, before its first step.
+    pub fn new(variables: Vec<(String, Tensor)>, weight_decay: f64) -> Self {
+        let parameters = variables
+            .into_iter()
+            .map(|(name, value)| Parameter { name, mean: value.zeros_like(), square: value.zeros_like(), value })
+            .collect();
+        Self { parameters, weight_decay, step: 0 }
+    }
+
+    /// Forgets all gradients.
+    pub fn zero_grad(&mut self) {
+        for parameter in &mut self.parameters {
+            parameter.value.zero_grad();
+        }
+    }
+
+    /// Scales the gradients so that their common norm is at most `limit`; returns the norm before.
+    pub fn clip(&mut self, limit: f64) -> f64 {
+        let squares = self.parameters.iter().map(|p| p.value.grad()).filter(Tensor::defined);
+        let squares: Vec<Tensor> = squares.map(|gradient| gradient.square().sum(Kind::Double)).collect();
+        let norm = Tensor::stack(&squares, 0).sum(Kind::Double).sqrt().double_value(&[]);
+        if norm > limit {
+            for parameter in &self.parameters {
+                let mut gradient = parameter.value.grad();
+                if gradient.defined() {
+                    let _ = gradient.g_mul_scalar_(limit / norm);
+                }
+            }
+        }
+        norm
+    }
+
+    /// One step along the gradients.
+    pub fn step(&mut self, learning_rate: f64) {
+        self.step += 1;
+        let corrections = (1.0 - BETA1.powi(self.step as i32), 1.0 - BETA2.powi(self.step as i32));
+        tch::no_grad(|| {
+            for parameter in &mut self.parameters {
+                let decay = if parameter.value.dim() > 1 { self.weight_decay } else { 0.0 };
+                parameter.step(learning_rate, decay, corrections);
+            }
+        });
+    }
+
+    /// The running means under the names `mean.<variable>` and `square.<variable>`.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let named = |kind: &str, p: &Parameter, tensor: &Tensor| (format!("{kind}.{}", p.name), tensor.shallow_clone());
+        self.parameters.iter().flat_map(|p| [named("mean", p, &p.mean), named("square", p, &p.square)]).collect()
+    }
+}
+
+impl Parameter {
+    fn step(&mut self, learning_rate: f64, decay: f64, (first, second): (f64, f64)) {
+        let gradient = self.value.grad();
+        if !gradient.defined() {
+            return; // no head in this batch used it
+        }
+        let _ = self.mean.g_mul_scalar_(BETA1).g_add_(&(&gradient * (1.0 - BETA1)));
+        let _ = self.square.g_mul_scalar_(BETA2).g_add_(&(gradient.square() * (1.0 - BETA2)));
+        let direction = (&self.mean / first) / ((&self.square / second).sqrt() + EPSILON);
+        let _ = self.value.g_mul_scalar_(1.0 - learning_rate * decay).g_sub_(&(direction * learning_rate));
+    }
+}
+
+/// The learning rate of a step (from 0): a linear rise to `peak` over the share `warmup` of all steps, then a linear
+/// fall to zero.
+pub fn learning_rate(step: usize, total: usize, warmup: f64, peak: f64) -> f64 {
+    let rise = (total as f64 * warmup).round();
+    let step = step as f64;
+    if step < rise {
+        return peak * (step + 1.0) / rise;
+    }
+    peak * (total as f64 - step) / (total as f64 - rise).max(1.0)
+}

@@ -1,0 +1,102 @@
+//! A run's directory: the settings, the tokenizer and the labels that its weights belong to.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use tch::nn::VarStore;
+use tch::{Device, Tensor};
+use vitag::tags::{Labels, Scheme};
+use vitag::tokenize::{Tokenizer, Unit};
+
+use crate::config::Config;
+use crate::files;
+use crate::fit;
+use crate::model::{self, Tagger};
+
+const CONFIG: &str = "config.toml";
+const TOKENIZER: &str = "tokenizer.json";
+const LABELS: &str = "labels.json";
+
+/// A model with all that is needed to use it.
+#[derive(Debug)]
+pub struct Run {
+    /// Where it lives.
+    pub dir: PathBuf,
+    /// Its settings.
+    pub config: Config,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The labels of each task, in the order of the config.
+    pub labels: Vec<Labels>,
+    /// Its variables.
+    pub store: VarStore,
+    /// The model.
+    pub tagger: Tagger,
+}
+
+impl Run {
+    /// Makes the directory with everything but weights, and a model with random ones.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot be used or the directory not be written.
+    pub fn create(dir: &Path, config: Config, tokenizer: &Path, labels: Vec<Labels>) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let bytes = fs::read(tokenizer).with_context(|| format!("cannot read {}", tokenizer.display()))?;
+        files::write_atomically(&dir.join(TOKENIZER), &bytes)?;
+        files::write_atomically(&dir.join(CONFIG), toml::to_string(&config)?.as_bytes())?;
+        let names: BTreeMap<&str, &[String]> =
+            config.tasks.iter().zip(&labels).map(|(task, labels)| (task.name.as_str(), labels.names())).collect();
+        files::write_json(&dir.join(LABELS), &names)?;
+        Self::build(dir, config, labels)
+    }
+
+    /// Opens the directory of a finished run with its best weights.
+    ///
+    /// # Errors
+    /// When a file is missing or does not fit the others.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let config = Config::read(&dir.join(CONFIG))?;
+        let path = dir.join(LABELS);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut names: BTreeMap<String, Vec<String>> =
+            serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        let labels = config.tasks.iter().map(|task| {
+            let names = names.remove(&task.name);
+            let names = names.with_context(|| format!("{}: no task {:?}", path.display(), task.name))?;
+            Ok(Labels::new(names, Scheme::Bio)?)
+        });
+        let labels = labels.collect::<Result<_>>()?;
+        let run = Self::build(dir, config, labels)?;
+        run.load()?;
+        Ok(run)
+    }
+
+    /// Puts the best weights of the directory into the model.
+    ///
+    /// # Errors
+    /// When there are none or they do not fit.
+    pub fn load(&self) -> Result<()> {
+        let path = self.dir.join(fit::BEST);
+        ensure!(path.exists(), "{}: the run has no weights yet", path.display());
+        let tensors = Tensor::read_safetensors(&path)?;
+        model::restore(&model::variables(&self.store), &tensors).with_context(|| path.display().to_string())
+    }
+
+    /// Path of the tokenizer.
+    pub fn tokenizer_path(&self) -> PathBuf {
+        self.dir.join(TOKENIZER)
+    }
+
+    fn build(dir: &Path, config: Config, labels: Vec<Labels>) -> Result<Self> {
+        let path = dir.join(TOKENIZER);
+        let tokenizer = Tokenizer::from_file(&path, Unit::Syllable, config.encoder.max_length)
+            .with_context(|| path.display().to_string())?;
+        tch::manual_seed(config.seed as i64);
+        let store = VarStore::new(Device::cuda_if_available());
+        let counts: Vec<usize> = labels.iter().map(Labels::count).collect();
+        let tagger = Tagger::new(&store, &config, tokenizer.vocabulary_size(), &counts);
+        Ok(Self { dir: dir.to_owned(), config, tokenizer, labels, store, tagger })
+    }
+}

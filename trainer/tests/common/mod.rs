@@ -1,0 +1,143 @@
+//! What the tests share: fixtures, a tiny model, ONNX Runtime.
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use ort::environment::Environment;
+use ort::session::Session;
+use ort::value::TensorRef;
+use tempfile::TempDir;
+use vitag::pack::Packed;
+use vitag::tags::{Labels, Scheme};
+use vitag::tokenize::Window;
+use vitag_trainer::config::Config;
+use vitag_trainer::run::Run;
+use vitag_trainer::vocab;
+
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    fixtures().join(name)
+}
+
+pub(crate) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// Settings of a model that trains on the fixtures in seconds; both heads are `head` (TOML).
+pub(crate) fn config_text(head: &str, epochs: usize) -> String {
+    format!(
+        r#"
+seed = 7
+model = {{ name = "tiny", version = "0.0.1", licence = "CC0-1.0", data = [
+    {{ name = "fixtures", licence = "CC0-1.0", attribution = "written for the tests" }} ] }}
+[encoder]
+max_length = 64
+embedding = 24
+hidden = 32
+layers = 2
+heads = 4
+ffn = 64
+dropout = 0.1
+[train]
+epochs = {epochs}
+patience = 50
+batch = 8
+learning_rate = 5e-3
+warmup = 0.1
+weight_decay = 0.01
+clip = 1.0
+unit_dropout = 0.05
+[[task]]
+name = "pos"
+kind = "pos"
+train = ["pos_train.conllu"]
+dev = ["pos_dev.conllu"]
+test = ["pos_train.conllu"]
+head = {head}
+[[task]]
+name = "ner"
+kind = "ner"
+train = ["ner_train.tsv"]
+dev = ["ner_dev.tsv"]
+test = ["ner_train.tsv"]
+head = {head}
+"#
+    )
+}
+
+pub(crate) const LINEAR: &str = r#"{ kind = "linear", dropout = 0.1 }"#;
+pub(crate) const BIGRU: &str = r#"{ kind = "bigru", hidden = 16, dropout = 0.1 }"#;
+
+pub(crate) fn config(head: &str, epochs: usize) -> Config {
+    Config::parse(&config_text(head, epochs)).unwrap()
+}
+
+/// A tokenizer trained on the fixtures.
+pub(crate) fn tokenizer(dir: &Path) -> PathBuf {
+    let path = dir.join("tokenizer.json");
+    let options = vocab::Options { size: 400, min_frequency: 1 };
+    vocab::train(&[fixture("raw.txt")], options, &path).unwrap();
+    path
+}
+
+/// A model with random weights; the norms and biases too, so that no mistake in them hides behind ones and zeros.
+pub(crate) fn random_run(dir: &TempDir, head: &str) -> Run {
+    let labels = |names: &[&str]| Labels::new(names.iter().map(|&n| n.into()).collect(), Scheme::Bio).unwrap();
+    let labels = vec![labels(&["B-A", "I-A", "B-B", "I-B"]), labels(&["O", "B-A", "I-A"])];
+    let run = Run::create(&dir.path().join("run"), config(head, 1), &tokenizer(dir.path()), labels).unwrap();
+    tch::no_grad(|| {
+        for mut variable in run.store.trainable_variables() {
+            let _ = variable.g_add_(&(variable.randn_like() * 0.2));
+        }
+    });
+    run
+}
+
+/// Sequences of these lengths with ids and unit starts that differ from place to place.
+pub(crate) fn windows(lengths: &[u32]) -> Vec<Window> {
+    let window = |(i, &length): (usize, &u32)| {
+        let ids = (0..length).map(|slot| (7 * slot + 31 * i as u32) % 390 + 5).collect();
+        let word_starts: Vec<u32> = (0..length).filter(|slot| slot % 3 != 1).collect();
+        let units = 0..word_starts.len();
+        Window { keep: units.clone(), units, ids, word_starts }
+    };
+    lengths.iter().enumerate().map(window).collect()
+}
+
+/// A session of ONNX Runtime: the real library, from `ORT_DYLIB_PATH` or the folder that the set-up fills.
+pub(crate) fn session(model: &Path) -> Session {
+    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+    let environment = ENVIRONMENT.get_or_init(|| {
+        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let cache = variable("VITAG_CACHE")
+            .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("vitag")))
+            .or_else(|| Some(variable("HOME")?.join(".cache/vitag")));
+        let installed = || Some(cache?.join("onnxruntime/1.31.1/libonnxruntime.so"));
+        let library = variable("ORT_DYLIB_PATH").or_else(installed).expect("a home folder");
+        ort::init_from(library).unwrap().with_telemetry(false).build().unwrap()
+    });
+    let builder = Session::builder(environment).unwrap();
+    builder.with_intra_threads(1).unwrap().commit_from_file(model).unwrap()
+}
+
+/// The logits of one output, row-major [units, labels].
+pub(crate) fn run_onnx(session: &mut Session, packed: &Packed, output: &str) -> Vec<f32> {
+    let (tokens, units, batch) = (packed.tokens(), packed.word_index.len(), packed.lengths.len());
+    let outputs = session
+        .run(ort::inputs![
+            "input_ids" => TensorRef::from_array_view(([tokens], &packed.input_ids[..])).unwrap(),
+            "position_ids" => TensorRef::from_array_view(([tokens], &packed.position_ids[..])).unwrap(),
+            "pad_index" => TensorRef::from_array_view(([batch, packed.width], &packed.pad_index[..])).unwrap(),
+            "unpad_index" => TensorRef::from_array_view(([tokens], &packed.unpad_index[..])).unwrap(),
+            "lengths" => TensorRef::from_array_view(([batch], &packed.lengths[..])).unwrap(),
+            "word_index" => TensorRef::from_array_view(([units], &packed.word_index[..])).unwrap(),
+        ])
+        .unwrap();
+    outputs[output].try_extract_tensor::<f32>().unwrap().1.to_vec()
+}
+
+/// The greatest difference between two lists of one length.
+pub(crate) fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}

@@ -1,0 +1,99 @@
+//! The exported graph computes what libtorch computes, whatever batch a sequence is in.
+
+mod common;
+
+use std::fs;
+
+use tch::Device;
+use tempfile::TempDir;
+use vitag::manifest::ModelDir;
+use vitag::pack::Packed;
+use vitag::tags;
+use vitag::tokenize::Tokenizer;
+use vitag_trainer::evaluate::{self, Part};
+use vitag_trainer::export::{self, Options};
+use vitag_trainer::model::Batch;
+use vitag_trainer::{fit, graph, model};
+
+const OUTPUTS: [&str; 2] = ["pos_logits", "ner_logits"];
+
+fn check_graph(head: &str) {
+    let dir = TempDir::new().unwrap();
+    let run = common::random_run(&dir, head);
+    let path = dir.path().join("model.onnx");
+    fs::write(&path, graph::build(&run.tagger, "tiny", &OUTPUTS.map(String::from))).unwrap();
+    let mut session = common::session(&path);
+    // Ragged, one row, the full length, the shortest input there is.
+    for lengths in [vec![5, 64, 3, 17, 17, 9], vec![12], vec![64, 64], vec![2]] {
+        let windows = common::windows(&lengths);
+        let packed = Packed::new(&windows);
+        for (head, output) in OUTPUTS.iter().enumerate() {
+            let expected = run.tagger.predict(&Batch::new(&packed, Device::Cpu), head).view([-1]);
+            let expected = Vec::<f32>::try_from(&expected).unwrap();
+            let found = common::run_onnx(&mut session, &packed, output);
+            let distance = common::distance(&expected, &found);
+            assert!(distance <= 1e-4, "{output}, lengths {lengths:?}: off by {distance}");
+
+            let alone: Vec<f32> = windows
+                .iter()
+                .flat_map(|window| common::run_onnx(&mut session, &Packed::new([window]), output))
+                .collect();
+            let distance = common::distance(&alone, &found);
+            assert!(distance <= 1e-5, "{output}, lengths {lengths:?}: batch mates change it by {distance}");
+        }
+    }
+}
+
+#[test]
+fn a_linear_head_gives_the_logits_of_libtorch_in_any_batch() {
+    check_graph(common::LINEAR);
+}
+
+#[test]
+fn a_bigru_head_gives_the_logits_of_libtorch_in_any_batch() {
+    check_graph(common::BIGRU);
+}
+
+#[test]
+fn an_exported_directory_opens_and_keeps_its_golden_answers() {
+    let dir = TempDir::new().unwrap();
+    let run = common::random_run(&dir, common::BIGRU);
+    fit::save(&run.dir.join(fit::BEST), &model::variables(&run.store)).unwrap();
+    let report = evaluate::Report {
+        model: "tiny".into(),
+        version: "0.0.1".into(),
+        seed: 7,
+        part: Part::Test,
+        results: Vec::new(),
+    };
+    report.write(&run.dir).unwrap();
+    let texts = dir.path().join("texts.txt");
+    // One line is longer than the window of 64 tokens.
+    fs::write(&texts, format!("Bà Lan ở Huế. Trời mưa!\n{}\n", "Ông An đi chợ mua cá , ".repeat(12))).unwrap();
+    let options = Options { models: &dir.path().join("models"), texts: &texts, git_commit: Some("abc") };
+    let path = export::export(&run, options).unwrap();
+
+    let model = ModelDir::open(&path).unwrap();
+    let golden = model.golden().unwrap();
+    let manifest = &model.manifest;
+    let tokenizer = Tokenizer::from_file(&model.file("tokenizer.json"), manifest.unit, manifest.max_length).unwrap();
+    let mut session = common::session(&model.file("model.onnx"));
+    for case in &golden.cases {
+        let tokens = tokenizer.tokenize(&case.text, None).unwrap();
+        for head in &manifest.heads {
+            let labels = head.labels().unwrap();
+            let windows: Vec<Vec<f32>> = tokens
+                .windows
+                .iter()
+                .map(|window| common::run_onnx(&mut session, &Packed::new([window]), &head.output))
+                .collect();
+            let logits = tags::stitch(&tokens, &windows, labels.count());
+            let expected = &case.heads[&head.name];
+            assert!(common::distance(&expected.logits.concat(), &logits) <= golden.tolerance);
+            let best = labels.best_by_sentence(&tokens.sentences, &logits);
+            let names: Vec<&String> = best.iter().map(|&label| &labels.names()[label]).collect();
+            assert_eq!(names, expected.tags.iter().collect::<Vec<_>>());
+        }
+    }
+    assert!(golden.cases.iter().any(|case| tokenizer.tokenize(&case.text, None).unwrap().windows.len() > 1));
+}

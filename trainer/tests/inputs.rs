@@ -1,0 +1,68 @@
+//! What is wrong with an input is said with its place.
+
+mod common;
+
+use std::path::Path;
+
+use vitag::manifest::Task;
+use vitag::tokenize::{Tokenizer, Unit};
+use vitag_trainer::config::Config;
+use vitag_trainer::data::{self, Corpus};
+use vitag_trainer::vocab;
+
+fn error(name: &str, task: Task) -> String {
+    format!("{:#}", Corpus::read(&common::fixture(name), task).unwrap_err())
+}
+
+fn config_error(from: &str, to: &str) -> String {
+    let text = common::config_text(common::LINEAR, 1);
+    assert!(text.contains(from), "{from:?}");
+    format!("{:#}", Config::parse(&text.replace(from, to)).unwrap_err())
+}
+
+#[test]
+fn malformed_corpora_are_refused_with_file_and_line() {
+    let columns = error("bad_columns.tsv", Task::Ner);
+    assert!(columns.contains("bad_columns.tsv:3: expected a unit, a tab and a tag, found \"đến O\""), "{columns}");
+    let fields = error("bad_fields.conllu", Task::Pos);
+    assert!(fields.contains("bad_fields.conllu:4: expected the 10 columns of CoNLL-U, found 7"), "{fields}");
+    assert!(error("empty.tsv", Task::Ner).contains("empty.tsv: the file holds no sentence"));
+    assert!(error("missing.tsv", Task::Ner).contains("cannot read"));
+    let tag = error("pos_train.conllu", Task::Ner);
+    assert!(tag.contains("pos_train.conllu:1: expected a unit, a tab and a tag"), "{tag}");
+}
+
+#[test]
+fn an_inside_tag_after_outside_begins_an_entity() {
+    let corpus = Corpus::read(&common::fixture("bad_bio.tsv"), Task::Ner).unwrap();
+    assert_eq!(corpus.sentences[0].labels, ["O", "O", "B-PER", "O"]);
+}
+
+#[test]
+fn a_label_that_training_does_not_know_is_refused_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = Tokenizer::from_file(&common::tokenizer(dir.path()), Unit::Syllable, 64).unwrap();
+    let train = [Corpus::read(&common::fixture("bad_bio.tsv"), Task::Ner).unwrap()];
+    let labels = data::label_set(&train).unwrap();
+    let dev = Corpus::read(&common::fixture("ner_dev.tsv"), Task::Ner).unwrap();
+    let error = dev.examples(&tokenizer, &labels).unwrap_err().to_string();
+    assert!(error.contains("ner_dev.tsv:") && error.contains("does not occur in the training data"), "{error}");
+}
+
+#[test]
+fn settings_are_refused_by_their_key() {
+    assert!(config_error("seed = 7", "seed = 7\nsede = 8").contains("unknown field `sede`"));
+    assert!(config_error("layers = 2\n", "").contains("missing field `layers`"));
+    assert!(config_error("heads = 4", "heads = 5").contains("encoder.heads: 5 must divide encoder.hidden, 32"));
+    assert!(config_error("epochs = 1", "epochs = 0").contains("train.epochs"));
+    assert!(config_error("learning_rate = 5e-3", "learning_rate = 0.0").contains("train.learning_rate"));
+    assert!(config_error("name = \"ner\"", "name = \"pos\"").contains("task.name: \"pos\" stands twice"));
+    assert!(config_error("\"linear\"", "\"conv\"").contains("unknown variant `conv`"));
+}
+
+#[test]
+fn a_vocabulary_needs_text() {
+    let options = vocab::Options { size: 100, min_frequency: 1 };
+    let error = vocab::train(&[common::fixture("empty.tsv")], options, Path::new("unused")).unwrap_err().to_string();
+    assert!(error.contains("empty.tsv: the file is empty"), "{error}");
+}
