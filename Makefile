@@ -3,7 +3,7 @@
 CARGO ?= cargo
 # The profile that `make demo` builds with: `dev` builds sooner, `release` tags faster.
 DEMO_PROFILE ?= release
-# Arguments of `vitag bench`, for `make bench`.
+# Arguments of criterion, for `make bench`: the name of a stage, for instance.
 BENCH ?=
 # For `make models`: the folder of the corpora, the plain texts of the vocabulary, the folder of the run.
 DATA ?=
@@ -53,9 +53,9 @@ audit: ## Checks dependencies for known vulnerabilities; needs the advisory data
 	$(SETUP) tools
 	$(CARGO_DENY) check advisories
 
-bench: ## Measures the worker; arguments in BENCH
+bench: ## Measures the stages of the worker; arguments in BENCH
 	$(SETUP) build runtime
-	$(CARGO) run --release -- bench $(BENCH)
+	$(CARGO) bench --bench stages -- $(BENCH)
 
 models: ## Trains the bundled model anew, from the corpora in DATA
 	@test -d "$(DATA)" || { echo "usage: make models DATA=FOLDER [TEXTS='FILE...'] [RUN=FOLDER]" >&2; exit 2; }

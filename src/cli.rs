@@ -266,12 +266,8 @@ fn run_tag(arguments: TagArgs) -> Result<(), Failure> {
     });
     let inputs = if arguments.inputs.is_empty() { vec!["-".into()] } else { arguments.inputs };
     let options = TagOptions { inputs, format, form };
-    let stop = StopSignal::default();
-    let runtime = runtime().map_err(|e| Failure::Start(e.to_string()))?;
-    runtime.spawn(stop_on_signals(stop.clone(), Health::new()));
-    let result = tag(&settings, &options, std::io::stdout(), std::io::stderr(), &stop);
-    runtime.shutdown_background();
-    match result? {
+    // Signals are left alone: they end the process even while it waits for a line.
+    match tag(&settings, &options, std::io::stdout(), std::io::stderr())? {
         0 => Ok(()),
         refused => Err(Failure::Refused(refused)),
     }

@@ -150,6 +150,10 @@ fn show(
         drop(taken);
         feeder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
+    if summary.messages < articles.len() {
+        // Interrupted, or the worker has failed and says why.
+        return Ok(());
+    }
     say(out, &summary.text())
 }
 

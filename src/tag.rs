@@ -33,7 +33,6 @@ pub fn tag(
     options: &TagOptions,
     output: impl Write + Send,
     rejects: impl Write + Send,
-    stop: &StopSignal,
 ) -> Result<usize, WorkerError> {
     let Loaded { model, sessions } = Loaded::new(settings)?;
     let mut stages = pipeline_options(settings);
@@ -51,7 +50,7 @@ pub fn tag(
     let sink = FileSink::new(BufWriter::new(output), &mut rejects, terminator);
     let monitor = Monitor::disabled();
     let report = Report::new(monitor.metrics.clone(), "", None);
-    pipeline::run(Box::new(source), sink, (&model, sessions), &stages, (&monitor, report), stop)?;
+    pipeline::run(Box::new(source), sink, (&model, sessions), &stages, (&monitor, report), &StopSignal::default())?;
     Ok(rejects.lines)
 }
 

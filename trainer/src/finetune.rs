@@ -38,10 +38,8 @@ pub struct Paths<'a> {
 /// When the data is malformed or a file cannot be read or written.
 pub fn finetune(config: Config, paths: Paths, resume: bool) -> Result<f64> {
     let tasks = &config.tasks;
-    let train: Vec<Vec<Corpus>> = tasks
-        .iter()
-        .map(|task| Corpus::read_all(paths.data, &task.train, task.kind))
-        .collect::<Result<_>>()?;
+    let train: Vec<Vec<Corpus>> =
+        tasks.iter().map(|task| Corpus::read_all(paths.data, &task.train, task.kind)).collect::<Result<_>>()?;
     let labels = train.iter().map(|corpora| data::label_set(corpora)).collect::<Result<_>>()?;
     let run = Run::create(paths.out, config, paths.tokenizer, labels)?;
     let unknown = run.tokenizer.unknown();
