@@ -43,7 +43,7 @@ lint: ## Checks format, lints, documentation, and the licences and sources of de
 	$(SETUP) build training tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets --features failpoints -- -D warnings
-	$(CARGO) clippy --all-targets --no-default-features -- -D warnings
+	$(CARGO) clippy --lib --no-default-features -- -D warnings
 	$(CARGO) clippy --all-targets --package vitag-trainer -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --package vitag
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --package vitag-trainer

@@ -120,9 +120,9 @@ impl Tagging<'_> {
         let device = self.run.store.device();
         let labels = |task| {
             let own = |instance: &&Instance| instance.task == task;
-            instances.iter().any(|instance| own(&instance)).then(|| {
+            instances.iter().any(&own).then(|| {
                 let labels = instances.iter().flat_map(|instance| {
-                    instance.labels.iter().map(move |&label| if own(&instance) { label } else { IGNORED })
+                    instance.labels.iter().map(move |&label| if own(instance) { label } else { IGNORED })
                 });
                 Tensor::from_slice(&labels.collect::<Vec<i64>>()).to_device(device)
             })
