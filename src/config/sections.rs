@@ -229,7 +229,8 @@ pub struct Model {
     /// Where it runs: `auto`, `cpu`, `cuda:N` or `tensorrt:N`; a device that is named and missing is an error.
     #[schemars(with = "String")]
     pub device: Device,
-    /// File of the ONNX Runtime library (`libonnxruntime`); found as the system finds libraries if empty.
+    /// File of the ONNX Runtime library; if empty, `ORT_DYLIB_PATH`, or without that the first found in the set-up's
+    /// folder, the executable's folder, its `lib`, `/usr/local/lib` and `/usr/lib`.
     pub runtime_library: Option<PathBuf>,
 }
 
