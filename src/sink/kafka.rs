@@ -120,8 +120,8 @@ impl KafkaSink {
             metrics,
         };
         sink.start_producer(deadline).map_err(|e| match e {
-            SinkError::Fatal(reason) => ConnectError::Config(reason),
             SinkError::Retry(reason) => unavailable(&sink.options, reason),
+            other => ConnectError::Config(other.to_string()),
         })?;
         Ok(sink)
     }
