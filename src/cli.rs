@@ -121,7 +121,7 @@ struct TagArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum TagFormat {
-    /// An annotation a line.
+    /// JSON, a line a document, as output.mode has it.
     Json,
     /// CoNLL-U.
     Conllu,
@@ -261,9 +261,9 @@ fn run_tag(arguments: TagArgs) -> Result<(), Failure> {
     }
     quiet_logs(&settings)?;
     let form = match arguments.format {
-        TagFormat::Json => Form::Envelope,
-        TagFormat::Conllu => Form::Conllu,
-        TagFormat::Pretty => Form::Pretty(arguments.color.style()),
+        TagFormat::Json => None,
+        TagFormat::Conllu => Some(Form::Conllu),
+        TagFormat::Pretty => Some(Form::Pretty(arguments.color.style())),
     };
     let format = arguments.input.map(|format| match format {
         LineFormat::Text => Format::Text,
@@ -271,12 +271,8 @@ fn run_tag(arguments: TagArgs) -> Result<(), Failure> {
     });
     let inputs = if arguments.inputs.is_empty() { vec!["-".into()] } else { arguments.inputs };
     let options = TagOptions { inputs, format, form };
-    let stop = StopSignal::default();
-    let runtime = runtime().map_err(|e| Failure::Start(e.to_string()))?;
-    runtime.spawn(stop_on_signals(stop.clone(), Health::new()));
-    let result = tag(&settings, &options, std::io::stdout(), std::io::stderr(), &stop);
-    runtime.shutdown_background();
-    match result? {
+    // Signals end it as they end any filter: there is nothing to commit, and a read from a terminal cannot be woken.
+    match tag(&settings, &options, std::io::stdout(), std::io::stderr(), &StopSignal::default())? {
         0 => Ok(()),
         refused => Err(Failure::Refused(refused)),
     }
