@@ -121,7 +121,7 @@ struct TagArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum TagFormat {
-    /// An annotation a line.
+    /// JSON, a line a document, as output.mode has it.
     Json,
     /// CoNLL-U.
     Conllu,
@@ -205,16 +205,21 @@ pub fn main() -> ExitCode {
         Command::Tag(arguments) => run_tag(arguments),
         Command::CheckConfig { settings, print_effective } => check_config(settings, print_effective),
         Command::Demo { keep, sets, color } => run_demo(keep, sets, color),
-        Command::Schema { of } => print(&of.text()),
+        Command::Schema { of } => print(of.text().as_bytes()),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "vitag", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "vitag", &mut script);
+            print(&script)
         }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has enough of it.
-        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Output(error) | Failure::Demo(DemoError::Write(error)))
+            if error.kind() == std::io::ErrorKind::BrokenPipe =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(failure) => {
             eprintln!("error: {failure}");
             ExitCode::from(failure.exit_code())
@@ -256,9 +261,9 @@ fn run_tag(arguments: TagArgs) -> Result<(), Failure> {
     }
     quiet_logs(&settings)?;
     let form = match arguments.format {
-        TagFormat::Json => Form::Envelope,
-        TagFormat::Conllu => Form::Conllu,
-        TagFormat::Pretty => Form::Pretty(arguments.color.style()),
+        TagFormat::Json => None,
+        TagFormat::Conllu => Some(Form::Conllu),
+        TagFormat::Pretty => Some(Form::Pretty(arguments.color.style())),
     };
     let format = arguments.input.map(|format| match format {
         LineFormat::Text => Format::Text,
@@ -266,7 +271,7 @@ fn run_tag(arguments: TagArgs) -> Result<(), Failure> {
     });
     let inputs = if arguments.inputs.is_empty() { vec!["-".into()] } else { arguments.inputs };
     let options = TagOptions { inputs, format, form };
-    // Signals are left alone: they end the process even while it waits for a line.
+    // Signals end it as they end any filter: there is nothing to commit, and a read from a terminal cannot be woken.
     match tag(&settings, &options, std::io::stdout(), std::io::stderr())? {
         0 => Ok(()),
         refused => Err(Failure::Refused(refused)),
@@ -276,7 +281,7 @@ fn run_tag(arguments: TagArgs) -> Result<(), Failure> {
 fn check_config(arguments: SettingsArgs, print_effective: bool) -> Result<(), Failure> {
     let settings = arguments.load()?;
     if print_effective {
-        print(&settings.effective_toml())?;
+        print(settings.effective_toml().as_bytes())?;
     }
     settings.validate_run()?;
     eprintln!("the settings are in order");
@@ -294,8 +299,8 @@ fn run_demo(keep: bool, sets: Vec<String>, color: Colour) -> Result<(), Failure>
     Ok(result?)
 }
 
-fn print(text: &str) -> Result<(), Failure> {
-    Ok(std::io::stdout().write_all(text.as_bytes())?)
+fn print(text: &[u8]) -> Result<(), Failure> {
+    Ok(std::io::stdout().write_all(text)?)
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -54,9 +54,12 @@ pub enum DemoError {
     /// The broker inside the process failed.
     #[error("demo broker: {0}")]
     Broker(#[from] KafkaError),
-    /// The output cannot be written or is not what it should be.
+    /// What the worker published is no annotation.
     #[error("demo output: {0}")]
-    Output(String),
+    Output(#[from] serde_json::Error),
+    /// The demo cannot be written.
+    #[error("cannot write: {0}")]
+    Write(#[from] std::io::Error),
 }
 
 /// What the demo saw.
@@ -92,9 +95,10 @@ pub fn demo(options: &DemoOptions, out: &mut impl Write, stop: &StopSignal) -> R
     let worker_stop = StopSignal::default();
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| worker::run(&settings, &Monitor::disabled(), &Health::new(), &worker_stop));
-        let shown = show(&broker, options, out, || stop.is_draining() || worker.is_finished());
+        let is_over = || stop.is_draining() || worker.is_finished();
+        let mut shown = show(&broker, options, out, is_over);
         if options.keep && shown.is_ok() {
-            keep(&broker, out, || stop.is_draining() || worker.is_finished())?;
+            shown = keep(&broker, out, is_over);
         }
         worker_stop.drain();
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -141,8 +145,7 @@ fn show(
         let feeder = scope.spawn(|| feed(broker, &articles, room));
         while summary.messages < articles.len() && !is_over() {
             let Some(message) = consumer.poll(Duration::from_millis(50)).transpose()? else { continue };
-            let annotation: Annotation = serde_json::from_slice(message.payload().unwrap_or_default())
-                .map_err(|e| DemoError::Output(e.to_string()))?;
+            let annotation: Annotation = serde_json::from_slice(message.payload().unwrap_or_default())?;
             summary.add(&annotation);
             say(out, &pretty(&annotation, options.style))?;
             let _ = taken.try_recv();
@@ -221,7 +224,7 @@ impl Summary {
 }
 
 fn say(out: &mut impl Write, text: &str) -> Result<(), DemoError> {
-    out.write_all(text.as_bytes()).map_err(|e| DemoError::Output(e.to_string()))
+    Ok(out.write_all(text.as_bytes())?)
 }
 
 fn now_ms() -> i64 {

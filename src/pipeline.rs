@@ -19,7 +19,7 @@ use crate::encode::{EncodeOptions, annotate, encode};
 use crate::infer::{InferError, Logits, Session};
 use crate::record::{Code, Record, Reject, Stage};
 use crate::registry::Model;
-use crate::sink::{Command, CommitOptions, Committer, Conclusion, Outcome, Report, Sink};
+use crate::sink::{Command, CommitOptions, Committer, Conclusion, Outcome, Report, Sink, SinkError};
 use crate::source::{Intake, Source, StopSignal};
 use crate::telemetry::{LaneMetrics, Metrics, RecordSpan, RecordTracer};
 use crate::tokenize::{Tokens, Window};
@@ -144,7 +144,13 @@ pub fn run(
             encoder.run(&requests, &to_commit);
             Ok(())
         });
-        failure.spawn(scope, "commit", move || committer.run(&commands).map_err(|e| e.to_string()));
+        failure.spawn(scope, "commit", move || match committer.run(&commands) {
+            Err(SinkError::Closed) => {
+                stop.abandon();
+                Ok(())
+            }
+            result => result.map_err(|e| e.to_string()),
+        });
         // The stages hold the channels now; the copies here would keep them open.
         drop((records, to_batch, batches, to_encode));
     });

@@ -72,6 +72,9 @@ impl Model {
 
     fn prove(&self, session: &mut Session) -> Result<(), ModelError> {
         let golden = self.dir.golden()?;
+        if golden.cases.is_empty() {
+            return Err(ModelError::Golden("there are no cases, so nothing is proven".to_owned()));
+        }
         for case in &golden.cases {
             self.prove_case(session, case, golden.tolerance)
                 .map_err(|reason| ModelError::Golden(format!("{:?}: {reason}", shorten(&case.text))))?;
@@ -91,7 +94,7 @@ impl Model {
             if wanted.len() != logits.len() {
                 return Err(format!("head {:?}: {} logits, expected {}", head.name, logits.len(), wanted.len()));
             }
-            let difference = logits.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let difference = greatest_difference(&logits, &wanted);
             if difference.is_nan() || difference > tolerance {
                 return Err(format!("head {:?}: logits differ by {difference}, {tolerance} is accepted", head.name));
             }
@@ -105,6 +108,24 @@ impl Model {
     }
 }
 
+/// NaN if any of the numbers is: [`f32::max`] would pass over it.
+fn greatest_difference(a: &[f32], b: &[f32]) -> f32 {
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |most: f32, next| if most.is_nan() || next <= most { most } else { next })
+}
+
 fn shorten(text: &str) -> String {
     text.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logit_that_is_no_number_is_never_near_enough() {
+        assert_eq!(greatest_difference(&[1.0, 2.0, 3.0], &[1.0, 2.5, 3.0]), 0.5);
+        assert!(greatest_difference(&[1.0, f32::NAN], &[1.0, 2.0]).is_nan());
+        assert!(greatest_difference(&[f32::NAN, 1.0], &[1.0, 2.0]).is_nan());
+    }
 }

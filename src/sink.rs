@@ -76,6 +76,9 @@ pub enum SinkError {
     /// For good: the worker must stop without committing.
     #[error("{0}")]
     Fatal(String),
+    /// Whoever read the output has closed it: there is nothing left to do, and nothing wrong.
+    #[error("the output is closed")]
+    Closed,
 }
 
 /// When results are committed.

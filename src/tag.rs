@@ -20,8 +20,8 @@ pub struct TagOptions {
     pub inputs: Vec<PathBuf>,
     /// What a line holds; by default what its file's name says: `.jsonl` and `.json` hold JSON, others text.
     pub format: Option<Format>,
-    /// The form of the output.
-    pub form: Form,
+    /// The form of the output; by default JSON as the settings have it.
+    pub form: Option<Form>,
 }
 
 /// Tags the inputs, a document a line, in their order. Returns how many lines were refused; each is told to `rejects`.
@@ -36,7 +36,13 @@ pub fn tag(
 ) -> Result<usize, WorkerError> {
     let Loaded { model, sessions } = Loaded::new(settings)?;
     let mut stages = pipeline_options(settings);
-    stages.encode.form = options.form.clone();
+    if let Some(form) = &options.form {
+        stages.encode.form = form.clone();
+    }
+    // Its default is for topics.
+    if settings.origin("output.max_record_bytes").is_none() {
+        stages.encode.max_record_bytes = usize::MAX;
+    }
     let limit = stages.decode.max_text_bytes;
     let is_json = |path: &PathBuf| path.extension().is_some_and(|end| end == "jsonl" || end == "json");
     let by_name = if options.inputs.iter().any(is_json) { Format::Json } else { Format::Text };
@@ -45,7 +51,8 @@ pub fn tag(
     let max_line = if stages.decode.format == Format::Json { limit.saturating_mul(4) } else { limit };
     let source = FileSource::open(&options.inputs, intake_options(settings), max_line)
         .map_err(|e| pipeline::PipelineError { stage: "source", reason: e.to_string() })?;
-    let terminator = if stages.encode.form == Form::Envelope { "\n" } else { "" };
+    let is_json = matches!(stages.encode.form, Form::Envelope | Form::Merge(_));
+    let terminator = if is_json { "\n" } else { "" };
     let mut rejects = Counted { inner: rejects, lines: 0 };
     let sink = FileSink::new(BufWriter::new(output), &mut rejects, terminator);
     let monitor = Monitor::disabled();

@@ -5,7 +5,11 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::Settings;
+use super::error::Layer;
 use super::keys::{self, KEYS, Key, Kind};
+
+/// Where a secret kept in a file comes from.
+pub(super) const FROM_FILE: Layer = Layer::Derived("its file");
 
 impl Settings {
     /// Every key with its value in TOML, secrets as `***`, and where a value is not the default a comment that says
@@ -39,7 +43,10 @@ impl Settings {
     }
 
     fn write_line(&self, out: &mut String, name: &str, value: &Value, path: &str) {
-        let origin = self.origins.get(path).map(|layer| format!("  # from {layer}")).unwrap_or_default();
+        let layer = self.origins.get(path);
+        // A secret from a file is given by its file's name; to give both is an error.
+        let value = if layer == Some(&FROM_FILE) { &Value::Null } else { value };
+        let origin = layer.map(|layer| format!("  # from {layer}")).unwrap_or_default();
         writeln!(out, "{name} = {}{origin}", literal(value)).expect("writing to a string");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::effective::FROM_FILE;
 use super::error::Layer;
 use super::secret::Secret;
 use super::{Settings, rules};
@@ -23,7 +24,7 @@ impl Settings {
             match read_secret(key, secret.as_ref(), file.as_deref()) {
                 Ok(Some(read)) => {
                     *secret = Some(read);
-                    self.origins.insert(key.to_owned(), Layer::Derived("its file"));
+                    self.origins.insert(key.to_owned(), FROM_FILE);
                 }
                 Ok(None) => {}
                 Err(problem) => problems.push(problem),

@@ -39,6 +39,9 @@ impl<W: Write + Send, R: Write + Send> Sink for FileSink<W, R> {
     fn publish(&mut self, records: &[&Finished], _offsets: &[(Partition, i64)]) -> Result<(), SinkError> {
         let written = records.iter().try_for_each(|record| self.write(record));
         // What was half written cannot be taken back: to try again would double it.
-        written.and_then(|()| self.output.flush()).map_err(|e| SinkError::Fatal(format!("cannot write: {e}")))
+        written.and_then(|()| self.output.flush()).map_err(|e| match e.kind() {
+            std::io::ErrorKind::BrokenPipe => SinkError::Closed,
+            _ => SinkError::Fatal(format!("cannot write: {e}")),
+        })
     }
 }

@@ -10,6 +10,9 @@ use bytes::Bytes;
 use crate::record::Partition;
 use crate::source::{Intake, IntakeOptions, Message, Source, SourceError, StopSignal, Stopped};
 
+/// Bytes of the longest character in UTF-8.
+const LONGEST_CHARACTER: usize = 4;
+
 /// A source of lines.
 pub struct FileSource {
     inputs: Vec<(String, Box<dyn Read + Send>)>,
@@ -47,13 +50,15 @@ impl FileSource {
                 std::thread::sleep(Duration::from_millis(1));
             }
             let mut line = Vec::new();
-            // One byte over the limit is enough for the next stage to refuse it.
-            let read = lines.by_ref().take(max_line_bytes as u64 + 1).read_until(b'\n', &mut line).map_err(failed)?;
+            // One byte over the limit is enough for the next stage to see that it is; the rest is for a whole character.
+            let most = max_line_bytes.saturating_add(1 + LONGEST_CHARACTER);
+            let read = lines.by_ref().take(most as u64).read_until(b'\n', &mut line).map_err(failed)?;
             if read == 0 || stop.is_draining() {
                 break;
             }
-            if line.len() > max_line_bytes && !line.ends_with(b"\n") {
+            if line.len() == most && !line.ends_with(b"\n") {
                 lines.skip_until(b'\n').map_err(failed)?;
+                drop_last_character(&mut line);
             }
             let text = line.trim_ascii_end();
             if text.is_empty() {
@@ -69,6 +74,12 @@ impl FileSource {
         }
         Ok(())
     }
+}
+
+/// A line that is cut may end inside its last character.
+fn drop_last_character(line: &mut Vec<u8>) {
+    let is_continuation = |byte: u8| byte & 0b1100_0000 == 0b1000_0000;
+    while line.pop().is_some_and(is_continuation) {}
 }
 
 impl Source for FileSource {
