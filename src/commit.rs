@@ -19,6 +19,30 @@ impl Assignments {
     }
 }
 
+/// A place in the order of admission of one assignment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The partition.
+    pub partition: Partition,
+    /// The assignment.
+    pub epoch: u64,
+    /// The slot after the last one meant.
+    pub slot: u64,
+}
+
+/// How far the slots before a [`Mark`] have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Some are not finished.
+    Waiting,
+    /// All are finished, some not committed.
+    Finished,
+    /// All are committed.
+    Committed,
+    /// The assignment has ended.
+    Gone,
+}
+
 /// Results of one assignment of a partition that are not yet committed.
 #[derive(Debug)]
 struct Slots<T> {
@@ -50,9 +74,11 @@ impl<T> Tracker<T> {
         self.partitions.insert(partition, Slots { epoch, first: 0, staged: VecDeque::new(), ready: 0, sealed: 0 });
     }
 
-    /// Ends an assignment: what it left uncommitted is dropped.
-    pub fn release(&mut self, partition: &Partition) {
-        self.partitions.remove(partition);
+    /// Ends the assignment of `mark`: what it left uncommitted is dropped.
+    pub fn release(&mut self, mark: &Mark) {
+        if self.progress(mark) != Progress::Gone {
+            self.partitions.remove(&mark.partition);
+        }
     }
 
     /// Takes a result; one of an assignment that has ended is dropped.
@@ -77,14 +103,14 @@ impl<T> Tracker<T> {
         self.partitions.values().map(|slots| slots.ready).sum()
     }
 
-    /// Whether every slot of `partition` before `slot` is committed.
-    pub fn is_committed(&self, partition: &Partition, slot: u64) -> bool {
-        self.partitions.get(partition).is_none_or(|slots| slots.first >= slot)
-    }
-
-    /// Whether every slot of `partition` before `slot` is committed or may be published.
-    pub fn is_finished(&self, partition: &Partition, slot: u64) -> bool {
-        self.partitions.get(partition).is_none_or(|slots| slots.first + slots.ready as u64 >= slot)
+    /// How far the slots before `mark` have come.
+    pub fn progress(&self, mark: &Mark) -> Progress {
+        match self.partitions.get(&mark.partition).filter(|slots| slots.epoch == mark.epoch) {
+            None => Progress::Gone,
+            Some(slots) if slots.first >= mark.slot => Progress::Committed,
+            Some(slots) if slots.first + slots.ready as u64 >= mark.slot => Progress::Finished,
+            Some(_) => Progress::Waiting,
+        }
     }
 
     /// Drops the assignments that do not hold any more.
@@ -165,7 +191,9 @@ mod tests {
         tracker.seal();
         assert_eq!(tracker.next_offsets(), [(partition(0), 2)]);
         assert_eq!(tracker.retire().len(), 2);
-        assert!(tracker.is_committed(&partition(0), 2) && !tracker.is_committed(&partition(0), 3));
+        let progress = |epoch, slot| tracker.progress(&Mark { partition: partition(0), epoch, slot });
+        assert_eq!((progress(1, 2), progress(1, 3)), (Progress::Committed, Progress::Waiting));
+        assert_eq!(progress(2, 0), Progress::Gone);
     }
 
     #[test]

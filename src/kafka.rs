@@ -1,9 +1,10 @@
 //! What consumer and producer share: the connection, and how errors are judged.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// The connection to a Kafka cluster.
@@ -26,6 +27,38 @@ impl Connection {
             config.set(key, value);
         }
         config
+    }
+
+    /// No broker answered for `waited`.
+    pub(crate) fn unavailable(&self, waited: Duration, reason: String) -> ConnectError {
+        ConnectError::Unavailable { servers: self.bootstrap_servers.clone(), waited, reason }
+    }
+}
+
+/// Number of partitions of a topic, asked for until `deadline`.
+pub(crate) fn partition_count<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    setting: &'static str,
+    deadline: Instant,
+    unavailable: impl Fn(String) -> ConnectError,
+) -> Result<i32, ConnectError> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let metadata = consumer.fetch_metadata(Some(topic), left).map_err(|e| unavailable(e.to_string()))?;
+        let Some(found) = metadata.topics().first() else {
+            return Err(ConnectError::NoTopic(topic.to_owned(), setting));
+        };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None if !found.partitions().is_empty() => return Ok(found.partitions().len() as i32),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) | None => {
+                return Err(ConnectError::NoTopic(topic.to_owned(), setting));
+            }
+            Some(RDKafkaErrorCode::LeaderNotAvailable) if !left.is_zero() => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Some(error) => return Err(unavailable(format!("topic {topic:?}: {error}"))),
+        }
     }
 }
 

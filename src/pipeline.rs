@@ -1,7 +1,8 @@
 //! Wires the stages: one thread a stage (more for tokenising and inference), channels between them.
 //!
 //! A stage ends when its input has; so the end of the source runs through the whole pipeline. The first failure stops
-//! it all, and nothing is committed after it.
+//! it all: the committer ends at once, and the stages before it when they find that nobody listens. What was not
+//! committed is read again by the next worker.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,7 +40,7 @@ pub struct PipelineOptions {
     pub commit: CommitOptions,
 }
 
-/// The pipeline failed; nothing was committed after it did.
+/// The pipeline failed; what it had not committed is read again by the next worker.
 #[derive(Debug, thiserror::Error)]
 #[error("{stage}: {reason}")]
 pub struct PipelineError {
@@ -116,7 +117,7 @@ pub fn run(
     let (to_commit, commands) = unbounded();
     let assignments = Assignments::default();
     let intake = Intake::new(to_decode, to_commit.clone(), assignments.clone(), monitor.clone());
-    let committer = Committer::new(sink, report, options.commit.clone(), assignments);
+    let committer = Committer::new(sink, report, options.commit.clone(), assignments, stop.clone());
     std::thread::scope(|scope| {
         failure.spawn(scope, "source", move || source.run(intake, stop).map_err(|e| e.to_string()));
         for _ in 0..options.tokenize_threads {
@@ -268,11 +269,14 @@ fn batch(items: &Receiver<Item>, to_lanes: &Sender<Vec<Item>>, options: &BatchOp
             batcher.push(item, tokens, Instant::now());
             arrived = if batcher.is_full() { None } else { items.try_recv().ok() };
         }
-        let ready = if open { batcher.poll(Instant::now()) } else { batcher.take() };
-        if let Some(batch) = ready
-            && to_lanes.send(batch).is_err()
-        {
-            return;
+        while let Some(batch) = if open { batcher.poll(Instant::now()) } else { batcher.take() } {
+            if to_lanes.send(batch).is_err() {
+                return;
+            }
+            // What has come meanwhile is looked over with the rest.
+            if open && !items.is_empty() {
+                break;
+            }
         }
     }
 }

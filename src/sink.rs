@@ -8,8 +8,9 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::admin::Beat;
-use crate::commit::{Assignments, Tracker};
+use crate::commit::{Assignments, Mark, Progress, Tracker};
 use crate::record::{Code, Partition, Record, Reject, Stage};
+use crate::source::StopSignal;
 use crate::telemetry::{self, InputMetrics, Metrics, RecordSpan};
 
 pub mod file;
@@ -105,8 +106,8 @@ pub enum Command {
     Finish(Finished),
     /// Commit every partition up to its slot, then answer; what is not finished by the deadline is given up.
     Drain {
-        /// Partition and the slot after its last admitted record.
-        upto: Vec<(Partition, u64)>,
+        /// How far.
+        upto: Vec<Mark>,
         /// When to give up.
         deadline: Instant,
         /// Answered with whether all was committed.
@@ -115,7 +116,7 @@ pub enum Command {
 }
 
 struct Drain {
-    upto: Vec<(Partition, u64)>,
+    upto: Vec<Mark>,
     deadline: Instant,
     done: Sender<bool>,
 }
@@ -126,6 +127,7 @@ pub struct Committer<S> {
     report: Report,
     options: CommitOptions,
     assignments: Assignments,
+    stop: StopSignal,
     tracker: Tracker<Conclusion>,
     drains: Vec<Drain>,
     /// When the next commit is due; none while nothing is finished.
@@ -180,18 +182,19 @@ const IDLE: Duration = Duration::from_millis(500);
 
 impl<S: Sink> Committer<S> {
     /// A committer over `sink`.
-    pub fn new(sink: S, report: Report, options: CommitOptions, assignments: Assignments) -> Self {
+    pub fn new(sink: S, report: Report, options: CommitOptions, assignments: Assignments, stop: StopSignal) -> Self {
         let (tracker, drains) = (Tracker::default(), Vec::new());
-        Self { sink, report, options, assignments, tracker, drains, due: None, failures: 0 }
+        Self { sink, report, options, assignments, stop, tracker, drains, due: None, failures: 0 }
     }
 
-    /// Runs until every sender of `inbox` is gone. An end in good order is preceded by a [`Command::Drain`]; what is
-    /// finished without one is left to the next worker.
+    /// Runs until every sender of `inbox` is gone, or until the pipeline is abandoned: its end, and that of the inbox,
+    /// then ends the stages before it. An end in good order is preceded by a [`Command::Drain`]; what is finished
+    /// without one is left to the next worker.
     ///
     /// # Errors
     /// When the sink fails for good.
     pub fn run(mut self, inbox: &Receiver<Command>) -> Result<(), SinkError> {
-        loop {
+        while !self.stop.is_abandoned() {
             self.report.beat();
             match inbox.recv_timeout(self.patience(Instant::now())) {
                 Ok(command) => self.take(command, inbox),
@@ -203,8 +206,18 @@ impl<S: Sink> Committer<S> {
                 self.commit()?;
             }
             self.answer_drains(Instant::now());
+            self.schedule();
         }
         Ok(())
+    }
+
+    /// Whatever has changed: what is finished gets a time for its commit, and nothing is due where nothing is finished.
+    fn schedule(&mut self) {
+        if self.tracker.ready() == 0 {
+            (self.due, self.failures) = (None, 0);
+        } else if self.due.is_none() {
+            self.due = Some(Instant::now() + self.options.interval);
+        }
     }
 
     fn patience(&self, now: Instant) -> Duration {
@@ -221,18 +234,12 @@ impl<S: Sink> Committer<S> {
                 Command::Drain { upto, deadline, done } => self.drains.push(Drain { upto, deadline, done }),
             }
         }
-        if self.due.is_none() && self.tracker.ready() > 0 {
-            self.due = Some(Instant::now() + self.options.interval);
-        }
     }
 
     fn commit_is_due(&self, now: Instant) -> bool {
         let backing_off = self.failures > 0 && self.due.is_some_and(|due| due > now);
-        let drained = || {
-            self.drains.iter().any(|drain| {
-                drain.deadline <= now || drain.upto.iter().all(|(p, slot)| self.tracker.is_finished(p, *slot))
-            })
-        };
+        let waits = |mark: &Mark| self.tracker.progress(mark) == Progress::Waiting;
+        let drained = || self.drains.iter().any(|drain| drain.deadline <= now || !drain.upto.iter().any(waits));
         let enough = || self.tracker.ready() >= self.options.records;
         self.tracker.ready() > 0 && !backing_off && (self.due.is_some_and(|due| due <= now) || enough() || drained())
     }
@@ -243,19 +250,21 @@ impl<S: Sink> Committer<S> {
         let current = assignments.lock();
         self.tracker.retain(&current);
         self.due = None;
-        if self.failures == 0 {
+        if self.failures == 0 || self.tracker.sealed().is_empty() {
+            self.failures = 0;
             self.tracker.seal();
         }
         let records = self.tracker.sealed();
         if records.is_empty() {
-            self.failures = 0;
             return Ok(());
         }
         let started = Instant::now();
         match self.sink.publish(&records, &self.tracker.next_offsets()) {
             Ok(()) => {
                 self.failures = 0;
-                self.report.committed(self.tracker.retire(), started.elapsed());
+                let committed = self.tracker.retire();
+                drop(current);
+                self.report.committed(committed, started.elapsed());
                 Ok(())
             }
             Err(SinkError::Retry(reason)) => {
@@ -293,11 +302,12 @@ impl<S: Sink> Committer<S> {
     fn answer_drains(&mut self, now: Instant) {
         let tracker = &mut self.tracker;
         self.drains.retain(|drain| {
-            let complete = drain.upto.iter().all(|(partition, slot)| tracker.is_committed(partition, *slot));
-            if !complete && drain.deadline > now {
+            let over = |mark| matches!(tracker.progress(mark), Progress::Committed | Progress::Gone);
+            if !drain.upto.iter().all(over) && drain.deadline > now {
                 return true;
             }
-            drain.upto.iter().for_each(|(partition, _)| tracker.release(partition));
+            let complete = drain.upto.iter().all(|mark| tracker.progress(mark) == Progress::Committed);
+            drain.upto.iter().for_each(|mark| tracker.release(mark));
             // The source may have stopped waiting.
             let _ = drain.done.send(complete);
             false
@@ -305,7 +315,136 @@ impl<S: Sink> Committer<S> {
     }
 }
 
-/// 50 ms, doubling to 5 s.
+/// 50 ms after the first failure, doubling to 5 s.
 fn backoff(failures: u32) -> Duration {
-    Duration::from_millis(50 << failures.min(7)).min(Duration::from_secs(5))
+    Duration::from_millis(25 << failures.min(8)).min(Duration::from_secs(5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Gauge, Original, Position};
+    use std::sync::Mutex;
+
+    /// A sink that fails as often as it is told to, and remembers what it was given.
+    #[derive(Clone, Default)]
+    struct Scripted {
+        failures: Arc<Mutex<Vec<SinkError>>>,
+        published: Arc<Mutex<Vec<Vec<i64>>>>,
+    }
+
+    impl Sink for Scripted {
+        fn publish(&mut self, records: &[&Finished], _: &[(Partition, i64)]) -> Result<(), SinkError> {
+            if let Some(error) = self.failures.lock().unwrap().pop() {
+                return Err(error);
+            }
+            let offsets = records.iter().map(|record| record.position.offset).collect();
+            self.published.lock().unwrap().push(offsets);
+            Ok(())
+        }
+    }
+
+    fn partition() -> Partition {
+        Partition { topic: "in".into(), id: 0 }
+    }
+
+    fn finished(slot: u64, outcome: Outcome) -> Command {
+        let original = Original {
+            key: None,
+            value: None,
+            headers: vec![],
+            timestamp_ms: None,
+            received: Instant::now(),
+            held: Gauge::default().hold(0),
+        };
+        let position = Position { partition: partition(), offset: slot as i64, epoch: 1, slot };
+        let payload = Conclusion { outcome, span: RecordSpan::default() };
+        Command::Finish(Record { position, original: Arc::new(original), payload })
+    }
+
+    fn output() -> Outcome {
+        Outcome::Output(Bytes::new())
+    }
+
+    fn committer(sink: &Scripted) -> Committer<Scripted> {
+        let options = CommitOptions { interval: Duration::from_millis(1), records: 100 };
+        let assignments = Assignments::default();
+        assignments.lock().insert(partition(), 1);
+        let report = Report::new(Metrics::disabled(), "group", None);
+        Committer::new(sink.clone(), report, options, assignments, StopSignal::default())
+    }
+
+    /// Runs a committer on `commands`, with a drain of `slots` at the end; returns whether that was complete.
+    fn run(sink: &Scripted, commands: Vec<Command>, slots: u64) -> bool {
+        let (sender, inbox) = crossbeam_channel::unbounded();
+        sender.send(Command::Assign(partition(), 1)).unwrap();
+        let (done, answer) = crossbeam_channel::bounded(1);
+        let mark = Mark { partition: partition(), epoch: 1, slot: slots };
+        let drain = Command::Drain { upto: vec![mark], deadline: Instant::now() + Duration::from_secs(10), done };
+        commands.into_iter().chain([drain]).for_each(|command| sender.send(command).unwrap());
+        let committer = committer(sink);
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| committer.run(&inbox));
+            let complete = answer.recv().unwrap();
+            drop(sender);
+            running.join().unwrap().unwrap();
+            complete
+        })
+    }
+
+    #[test]
+    fn what_failed_is_published_again_and_once() {
+        let sink = Scripted::default();
+        *sink.failures.lock().unwrap() = vec![SinkError::Retry("a".into()), SinkError::Retry("b".into())];
+        assert!(run(&sink, (0..3).map(|slot| finished(slot, output())).collect(), 3));
+        assert_eq!(*sink.published.lock().unwrap(), [[0, 1, 2]]);
+    }
+
+    #[test]
+    fn what_finishes_while_an_attempt_is_repeated_is_published_without_more_input() {
+        let sink = Scripted::default();
+        *sink.failures.lock().unwrap() = vec![SinkError::Retry("later".into())];
+        let mut committer = committer(&sink);
+        committer.tracker.assign(partition(), 1);
+        let (sender, inbox) = crossbeam_channel::unbounded();
+        committer.take(finished(0, output()), &inbox);
+        committer.commit().unwrap();
+        committer.take(finished(1, output()), &inbox);
+        let stop = committer.stop.clone();
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| committer.run(&inbox));
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while sink.published.lock().unwrap().len() < 2 && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            stop.abandon();
+            running.join().unwrap().unwrap();
+        });
+        drop(sender);
+        assert_eq!(*sink.published.lock().unwrap(), [[0], [1]]);
+    }
+
+    #[test]
+    fn an_output_too_large_becomes_a_dead_letter_and_then_one_without_its_value() {
+        let sink = Scripted::default();
+        *sink.failures.lock().unwrap() = vec![SinkError::TooLarge(vec![1]), SinkError::TooLarge(vec![1])];
+        assert!(run(&sink, (0..2).map(|slot| finished(slot, output())).collect(), 2));
+        assert_eq!(*sink.published.lock().unwrap(), [[0, 1]]);
+    }
+
+    #[test]
+    fn a_record_that_never_finishes_makes_the_drain_incomplete() {
+        let sink = Scripted::default();
+        let (sender, inbox) = crossbeam_channel::unbounded();
+        let (done, answer) = crossbeam_channel::bounded(1);
+        sender.send(Command::Assign(partition(), 1)).unwrap();
+        sender.send(finished(0, output())).unwrap();
+        sender.send(finished(2, output())).unwrap();
+        let mark = Mark { partition: partition(), epoch: 1, slot: 3 };
+        sender.send(Command::Drain { upto: vec![mark], deadline: Instant::now(), done }).unwrap();
+        drop(sender);
+        committer(&sink).run(&inbox).unwrap();
+        assert_eq!(answer.recv(), Ok(false));
+        assert_eq!(*sink.published.lock().unwrap(), [[0]]);
+    }
 }

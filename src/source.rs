@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 
-use crate::commit::Assignments;
+use crate::commit::{Assignments, Mark};
 use crate::pipeline::Monitor;
 use crate::record::{Gauge, Header, Original, Partition, Position, Record};
 use crate::sink::Command;
@@ -152,7 +152,11 @@ impl Intake {
     /// Asks the committer to finish `partitions`; the answer tells whether all was committed.
     pub fn drain(&self, partitions: &[Partition], patience: Duration) -> crossbeam_channel::Receiver<bool> {
         let (done, answer) = crossbeam_channel::bounded(1);
-        let upto = partitions.iter().filter_map(|p| Some((p.clone(), self.partitions.get(p)?.next))).collect();
+        let mark = |partition: &Partition| {
+            let admitted = self.partitions.get(partition)?;
+            Some(Mark { partition: partition.clone(), epoch: admitted.epoch, slot: admitted.next })
+        };
+        let upto = partitions.iter().filter_map(mark).collect();
         let _ = self.committer.send(Command::Drain { upto, deadline: Instant::now() + patience, done });
         answer
     }

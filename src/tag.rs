@@ -45,8 +45,16 @@ pub fn tag(
     }
     let limit = stages.decode.max_text_bytes;
     let is_json = |path: &PathBuf| path.extension().is_some_and(|end| end == "jsonl" || end == "json");
-    let by_name = if options.inputs.iter().any(is_json) { Format::Json } else { Format::Text };
-    stages.decode.format = options.format.unwrap_or(by_name);
+    let json_inputs = options.inputs.iter().filter(|path| is_json(path)).count();
+    stages.decode.format = match options.format {
+        Some(format) => format,
+        None if json_inputs == 0 => Format::Text,
+        None if json_inputs == options.inputs.len() => Format::Json,
+        None => {
+            let reason = "some inputs are JSON by their names and some text: tag them apart, or say --input";
+            return Err(pipeline::PipelineError { stage: "source", reason: reason.to_owned() }.into());
+        }
+    };
     // A JSON line holds more than its text.
     let max_line = if stages.decode.format == Format::Json { limit.saturating_mul(4) } else { limit };
     let source = FileSource::open(&options.inputs, intake_options(settings), max_line)

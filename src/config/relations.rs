@@ -20,7 +20,7 @@ impl Settings {
         problems
     }
 
-    fn ordered(&self) -> [Ordered; 5] {
+    fn ordered(&self) -> [Ordered; 6] {
         let (kafka, intake, batch) = (&self.kafka, &self.intake, &self.batch);
         let (low, high) = (intake.partition_low_bytes as u64, intake.partition_high_bytes as u64);
         let (session, poll) = (kafka.session_timeout_ms, kafka.max_poll_interval_ms);
@@ -35,6 +35,8 @@ impl Settings {
                 "kafka.transaction_timeout_ms",
                 kafka.transaction_timeout_ms,
             ),
+            // A rebalance waits for the drain inside a poll.
+            ("worker.drain_timeout_ms", self.worker.drain_timeout_ms, "kafka.max_poll_interval_ms", poll),
             ("batch.max_tokens", tokens, "batch.sort_window_tokens", window),
         ]
     }

@@ -1,24 +1,25 @@
 //! Outputs and dead letters to Kafka: in one transaction with the input offsets, or at least once.
 
+mod dead_letter;
+mod delivery;
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use rdkafka::client::ClientContext;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::Producer as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use schemars::JsonSchema;
-use serde::Serialize;
 
-use crate::kafka::{ConnectError, Connection, Verdict, judge};
-use crate::record::{Header, Partition, Position, Reject};
-use crate::sink::{Finished, Outcome, Sink, SinkError};
+use self::delivery::{Deliveries, Destination, Destinations, Producer, is_too_large, is_transient, settle};
+use crate::kafka::{ConnectError, Connection, Verdict, judge, partition_count};
+use crate::record::Partition;
+use crate::sink::{Finished, Sink, SinkError};
 use crate::source::kafka::Consumer;
-use crate::telemetry::{Metrics, OutputMetrics};
+use crate::telemetry::Metrics;
+
+pub use self::dead_letter::DeadLetterHeaders;
 
 /// What the sink needs to know.
 #[derive(Clone, Debug)]
@@ -39,42 +40,8 @@ pub struct KafkaSinkOptions {
     pub properties: BTreeMap<String, String>,
 }
 
-/// Collects the records that did not arrive, by their place in the publication.
-#[derive(Clone, Default)]
-struct Deliveries {
-    failed: Arc<Mutex<Vec<(usize, KafkaError)>>>,
-}
-
-impl Deliveries {
-    fn lock(&self) -> MutexGuard<'_, Vec<(usize, KafkaError)>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self) -> Vec<(usize, KafkaError)> {
-        std::mem::take(&mut self.lock())
-    }
-
-    fn first_error(&self) -> Result<(), KafkaError> {
-        self.lock().first().map_or(Ok(()), |(_, error)| Err(error.clone()))
-    }
-}
-
-impl ClientContext for Deliveries {}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, place: usize) {
-        if let Err((error, _)) = result {
-            self.lock().push((place, error.clone()));
-        }
-    }
-}
-
-/// Largest message that the producer lets pass, in bytes.
+/// Largest message that the producer lets pass, in bytes: the broker decides what is too large, topic by topic.
 const MAX_MESSAGE_BYTES: &str = "67108864";
-
-type Producer = ThreadedProducer<Deliveries>;
 
 /// A sink of Kafka topics.
 pub struct KafkaSink {
@@ -86,21 +53,17 @@ pub struct KafkaSink {
     producer: Option<Producer>,
     /// A commit whose answer never came: it is settled before anything else is published.
     in_doubt: bool,
-    /// Send every record in a batch of its own: the broker refuses whole batches, and one record of the last was too
-    /// large.
-    one_by_one: bool,
-    /// Where outputs go, and where dead letters go.
-    output: Destination,
-    dead_letters: Destination,
+    /// At least once: offsets whose records have arrived, and that could not be committed.
+    delivered: Vec<(Partition, i64)>,
+    /// Places of records that are sent in batches of their own: the broker refuses whole batches, and one of these was
+    /// too large.
+    suspects: Vec<usize>,
+    destinations: Destinations,
     metrics: Metrics,
 }
 
-/// A topic to write to.
-struct Destination {
-    topic: String,
-    partitions: i32,
-    metrics: OutputMetrics,
-}
+/// A call that failed while a transaction was open.
+type Failed = (&'static str, KafkaError);
 
 impl KafkaSink {
     /// Connects, and takes over the transactions of an older worker of the same name: after this, its offsets are
@@ -109,256 +72,225 @@ impl KafkaSink {
     /// # Errors
     /// When no broker answers in time, a topic is missing, or librdkafka refuses a setting.
     pub fn connect(options: KafkaSinkOptions, consumer: Arc<Consumer>, metrics: Metrics) -> Result<Self, ConnectError> {
-        let mut config = options.connection.client(&options.properties);
-        if config.get("message.max.bytes").is_none() {
-            // The broker decides what is too large, topic by topic.
-            config.set("message.max.bytes", MAX_MESSAGE_BYTES);
-        }
-        config.set("enable.idempotence", "true").set("acks", "all");
-        if let Some(id) = &options.transactional_id {
-            config.set("transactional.id", id);
-            config.set("transaction.timeout.ms", options.transaction_timeout.as_millis().to_string());
-            // A record that waits longer than its transaction lives can only be lost.
-            config.set("message.timeout.ms", options.transaction_timeout.as_millis().to_string());
-        }
         let deadline = Instant::now() + options.startup_timeout;
-        let destination = |topic: &str, setting| count_partitions(&consumer, &options, topic, setting, deadline);
-        let output = destination(&options.output_topic, "output.topic")?;
-        let dead_letters = destination(&options.dead_letter_topic, "output.dead_letter_topic")?;
-        let with_metrics = |topic: &str, partitions| Destination {
-            topic: topic.to_owned(),
-            partitions,
-            metrics: metrics.output(topic),
+        let destination = |topic: &str, setting| -> Result<Destination, ConnectError> {
+            let unavailable = |reason| options.connection.unavailable(options.startup_timeout, reason);
+            let partitions = partition_count(&consumer, topic, setting, deadline, unavailable)?;
+            Ok(Destination { topic: topic.to_owned(), partitions, metrics: metrics.output(topic) })
+        };
+        let destinations = Destinations {
+            output: destination(&options.output_topic, "output.topic")?,
+            dead_letters: destination(&options.dead_letter_topic, "output.dead_letter_topic")?,
         };
         let mut sink = Self {
-            output: with_metrics(&options.output_topic, output),
-            dead_letters: with_metrics(&options.dead_letter_topic, dead_letters),
+            config: producer_config(&options),
             deliveries: Deliveries::default(),
             producer: None,
             in_doubt: false,
-            one_by_one: false,
+            delivered: Vec::new(),
+            suspects: Vec::new(),
+            destinations,
             options,
             consumer,
-            config,
             metrics,
         };
-        sink.start_producer(deadline).map_err(|e| match e {
-            SinkError::Retry(reason) => unavailable(&sink.options, reason),
+        let producer = sink.start_producer(deadline).map_err(|e| match e {
+            SinkError::Retry(reason) => sink.options.connection.unavailable(sink.options.startup_timeout, reason),
             other => ConnectError::Config(other.to_string()),
         })?;
+        sink.producer = Some(producer);
         Ok(sink)
     }
 
     /// Makes a producer; a transactional one is ready when the transactions before it are settled.
-    fn start_producer(&mut self, deadline: Instant) -> Result<(), SinkError> {
-        self.producer = None;
+    fn start_producer(&self, deadline: Instant) -> Result<Producer, SinkError> {
         let producer: Producer = self
             .config
             .create_with_context(self.deliveries.clone())
             .map_err(|e| SinkError::Fatal(format!("cannot make a producer: {e}")))?;
-        if self.options.transactional_id.is_some() {
-            loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                match producer.init_transactions(left) {
-                    Ok(()) => break,
-                    Err(e) if judge(&e) == Verdict::Fatal => return Err(self.fatal("init_transactions", &e)),
-                    Err(e) if Instant::now() >= deadline || judge(&e) == Verdict::Abort => {
-                        return Err(retry("init_transactions", &e));
-                    }
-                    Err(e) => tracing::warn!(error = %e, "init_transactions failed, trying again"),
+        while self.options.transactional_id.is_some() {
+            match producer.init_transactions(left(deadline)) {
+                Ok(()) => break,
+                Err(e) if judge(&e) == Verdict::Fatal => return Err(self.fatal("init_transactions", &e)),
+                Err(e) if Instant::now() >= deadline || judge(&e) == Verdict::Abort => {
+                    return Err(retry("init_transactions", &e));
                 }
+                Err(e) => tracing::warn!(error = %e, "init_transactions failed, trying again"),
             }
         }
-        self.producer = Some(producer);
-        Ok(())
+        Ok(producer)
     }
 
     fn publish_transaction(&mut self, records: &[&Finished], offsets: &[(Partition, i64)]) -> Result<(), SinkError> {
-        if self.producer.is_none() {
-            self.start_producer(Instant::now() + self.options.transaction_timeout)?;
-        }
-        if std::mem::take(&mut self.in_doubt) && self.was_committed(offsets)? {
+        // Less than the transaction may live: past that, the broker aborts it and fences this producer.
+        let deadline = Instant::now() + self.options.transaction_timeout * 3 / 4;
+        let producer = match self.producer.take() {
+            Some(producer) => producer,
+            None => self.start_producer(deadline)?,
+        };
+        if self.in_doubt && self.was_committed(offsets, deadline)? {
+            self.in_doubt = false;
+            self.producer = Some(producer);
             return Ok(());
         }
-        let producer = self.producer.as_ref().expect("a producer was just made");
-        producer.begin_transaction().map_err(|e| self.give_up("begin_transaction", &e))?;
-        let producer = self.producer.as_ref().expect("begin left it");
-        let staged = self.stage(producer, records, offsets);
-        if let Err((call, error)) = staged {
-            return Err(self.abort(call, &error));
-        }
-        fail::fail_point!("before_commit");
-        let producer = self.producer.as_ref().expect("staging left it");
-        match producer.commit_transaction(self.options.transaction_timeout) {
+        self.in_doubt = false;
+        match self.run_transaction(&producer, records, offsets, deadline) {
             Ok(()) => {
-                fail::fail_point!("after_commit");
+                self.producer = Some(producer);
                 Ok(())
             }
-            Err(error) if judge(&error) == Verdict::Fatal => Err(self.fatal("commit_transaction", &error)),
-            Err(error) if judge(&error) == Verdict::Abort => Err(self.abort("commit_transaction", &error)),
-            // No answer: the broker may have committed or not, and a late request could yet hit a later transaction
-            // of this producer (KIP-890). A new one settles it.
-            Err(error) => {
-                self.producer = None;
-                self.in_doubt = true;
-                Err(retry("commit_transaction", &error))
-            }
+            Err((call, error)) => Err(self.give_up(producer, records, call, &error)),
         }
     }
 
-    /// Sends the records and the offsets into the open transaction.
-    fn stage(
+    /// Begin, produce, offsets, commit.
+    fn run_transaction(
         &self,
         producer: &Producer,
         records: &[&Finished],
         offsets: &[(Partition, i64)],
-    ) -> Result<(), (&'static str, KafkaError)> {
+        deadline: Instant,
+    ) -> Result<(), Failed> {
+        producer.begin_transaction().map_err(|e| ("begin_transaction", e))?;
         fail::fail_point!("after_begin");
-        self.send_all(producer, records).map_err(|e| ("produce", e))?;
-        fail::fail_point!("after_produce", |_| {
-            let _ = producer.flush(self.options.transaction_timeout);
-            Ok(())
-        });
-        let no_group = || ("group_metadata", KafkaError::Canceled);
-        // Read for every transaction: the generation of the group changes with each rebalance.
-        let group = self.consumer.group_metadata().ok_or_else(no_group)?;
+        self.send_all(producer, records, deadline).map_err(|e| ("produce", e))?;
+        fail::fail_point!("after_produce");
         let list = offset_list(offsets).map_err(|e| ("send_offsets_to_transaction", e))?;
+        // Read for every transaction: the generation of the group changes with each rebalance.
+        let group = self.consumer.group_metadata().ok_or(("group_metadata", KafkaError::Canceled))?;
+        if self.consumer.assignment_lost() {
+            return Err(("group_metadata", KafkaError::Rebalance(RDKafkaErrorCode::AssignmentLost)));
+        }
         producer
-            .send_offsets_to_transaction(&list, &group, self.options.transaction_timeout)
+            .send_offsets_to_transaction(&list, &group, left(deadline))
             .map_err(|e| ("send_offsets_to_transaction", e))?;
         fail::fail_point!("after_send_offsets");
+        fail::fail_point!("before_commit");
+        producer.commit_transaction(left(deadline)).map_err(|e| (COMMIT, e))?;
+        fail::fail_point!("after_commit");
         Ok(())
     }
 
-    /// Gives the transaction up; the producer stays only if that is certain.
-    fn abort(&mut self, call: &'static str, error: &KafkaError) -> SinkError {
-        if judge(error) == Verdict::Fatal {
-            return self.fatal(call, error);
-        }
-        self.metrics.transaction_aborted();
-        let aborted =
-            self.producer.as_ref().map(|producer| producer.abort_transaction(self.options.transaction_timeout));
-        match aborted {
-            Some(Ok(())) => self.refused(call).unwrap_or_else(|| retry(call, error)),
-            Some(Err(e)) if judge(&e) == Verdict::Fatal => self.fatal("abort_transaction", &e),
-            _ => {
-                self.producer = None;
-                retry(call, error)
+    /// Ends a transaction that failed; the producer stays only if it is certain how.
+    fn give_up(
+        &mut self,
+        producer: Producer,
+        records: &[&Finished],
+        call: &'static str,
+        error: &KafkaError,
+    ) -> SinkError {
+        match judge(error) {
+            Verdict::Fatal => return self.fatal(call, error),
+            // No answer: the broker may have committed or not, and a late request could yet hit a later transaction of
+            // this producer (KIP-890). A new one settles it.
+            Verdict::Repeat if call == COMMIT => {
+                self.in_doubt = true;
+                return retry(call, error);
             }
+            Verdict::Repeat | Verdict::Abort => self.metrics.transaction_aborted(),
         }
-    }
-
-    /// What the deliveries say of a publication that failed: records too large for their topic, or an error that no
-    /// repetition mends.
-    fn refused(&mut self, call: &'static str) -> Option<SinkError> {
-        let failed = self.deliveries.take();
-        if let Some((_, error)) = failed.iter().find(|(_, error)| is_permanent(error)) {
-            return Some(SinkError::Fatal(format!("{call}: {error}")));
-        }
-        let too_large: Vec<usize> = failed.iter().filter(|(_, e)| is_too_large(e)).map(|(place, _)| *place).collect();
-        if too_large.len() > 1 && !self.one_by_one {
-            self.one_by_one = true;
-            return Some(SinkError::Retry(format!("{call}: a record is too large for its topic")));
-        }
-        (!too_large.is_empty()).then_some(SinkError::TooLarge(too_large))
-    }
-
-    fn give_up(&self, call: &'static str, error: &KafkaError) -> SinkError {
-        if judge(error) == Verdict::Fatal { self.fatal(call, error) } else { retry(call, error) }
-    }
-
-    fn fatal(&self, call: &str, error: &KafkaError) -> SinkError {
-        let fenced = matches!(
-            error.rdkafka_error_code(),
-            Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
-        );
-        let advice = match &self.options.transactional_id {
-            Some(id) if fenced => {
-                format!(": another worker has taken over as {id:?}; give every worker a worker.instance of its own")
+        match producer.abort_transaction(self.options.transaction_timeout) {
+            Ok(()) => {
+                self.producer = Some(producer);
+                self.refusal(records, call, error)
             }
-            _ => String::new(),
-        };
-        SinkError::Fatal(format!("{call}: {error}{advice}"))
+            Err(e) if judge(&e) == Verdict::Fatal => self.fatal("abort_transaction", &e),
+            Err(_) => retry(call, error),
+        }
     }
 
     /// Whether the transaction in doubt was committed: then the group stands where it would have put it. The
     /// partitions are still ours (the committer holds the assignments), so nobody else can have moved them.
-    fn was_committed(&mut self, offsets: &[(Partition, i64)]) -> Result<bool, SinkError> {
+    fn was_committed(&self, offsets: &[(Partition, i64)], deadline: Instant) -> Result<bool, SinkError> {
         let mut list = TopicPartitionList::new();
         for (partition, _) in offsets {
             list.add_partition(&partition.topic, partition.id);
         }
-        let committed = self.consumer.committed_offsets(list, self.options.transaction_timeout).map_err(|e| {
-            self.in_doubt = true;
-            retry("committed_offsets", &e)
-        })?;
-        Ok(offsets.iter().any(|(partition, next)| {
+        let committed = self.consumer.committed_offsets(list, left(deadline));
+        let committed = committed.map_err(|e| retry("committed_offsets", &e))?;
+        for element in committed.elements() {
+            element.error().map_err(|e| retry("committed_offsets", &e))?;
+        }
+        Ok(offsets.iter().all(|(partition, next)| {
             let found = committed.find_partition(&partition.topic, partition.id).map(|element| element.offset());
             matches!(found, Some(Offset::Offset(offset)) if offset >= *next)
         }))
     }
 
     fn publish_at_least_once(&mut self, records: &[&Finished], offsets: &[(Partition, i64)]) -> Result<(), SinkError> {
-        let producer = self.producer.as_ref().expect("connect made it");
-        let sent = self.send_all(producer, records);
-        let flushed = producer.flush(self.options.transaction_timeout);
-        if let Some(refused) = self.refused("produce") {
-            return Err(refused);
-        }
-        sent.map_err(|e| self.give_up("produce", &e))?;
-        flushed.map_err(|e| self.give_up("flush", &e))?;
-        let list = offset_list(offsets).map_err(|e| retry("commit", &e))?;
-        self.consumer.commit(&list, CommitMode::Sync).map_err(|e| retry("commit", &e))
-    }
-
-    fn send_all(&self, producer: &Producer, records: &[&Finished]) -> Result<(), KafkaError> {
-        self.deliveries.take();
-        for (place, record) in records.iter().enumerate() {
-            self.send(producer, record, place)?;
-            if self.one_by_one {
-                producer.flush(self.options.transaction_timeout)?;
-                self.deliveries.first_error()?;
+        let deadline = Instant::now() + self.options.transaction_timeout;
+        if !offsets.iter().all(|offset| self.delivered.contains(offset)) {
+            let producer = match self.producer.take() {
+                Some(producer) => producer,
+                None => self.start_producer(deadline)?,
+            };
+            if let Err(error) = self.send_all(&producer, records, deadline) {
+                // The producer goes, and with it what it still holds: it would be sent twice.
+                return Err(self.refusal(records, "produce", &error));
             }
+            self.producer = Some(producer);
+            self.delivered = offsets.to_vec();
         }
+        let list = offset_list(offsets).map_err(|e| retry("commit", &e))?;
+        self.consumer.commit(&list, CommitMode::Sync).map_err(|e| retry("commit", &e))?;
+        self.delivered.clear();
         Ok(())
     }
 
-    /// Hands one record to the producer, waiting while its queue is full.
-    fn send(&self, producer: &Producer, finished: &Finished, place: usize) -> Result<(), KafkaError> {
-        let original = &finished.original;
-        let (to, payload, more) = match &finished.payload.outcome {
-            Outcome::Output(bytes) => (&self.output, Some(&bytes[..]), vec![]),
-            Outcome::Tombstone => (&self.output, None, vec![]),
-            Outcome::DeadLetter(reject) => (&self.dead_letters, original.value.as_deref(), reasons(finished, reject)),
-            Outcome::DeadLetterWithoutValue(reject) => (&self.dead_letters, None, reasons(finished, reject)),
-        };
-        let mut headers = original.headers.clone();
-        headers.extend(more);
-        // Ends with this call: the producer has the record then.
-        let _publish = finished.payload.span.inject(&to.topic, &mut headers);
-        let mut record: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(&to.topic, place);
-        record.key = original.key.as_deref();
-        record.payload = payload;
-        record.timestamp = original.timestamp_ms;
-        // Without a key the partition follows the input's, so that order is kept.
-        record.partition = record.key.is_none().then(|| finished.position.partition.id % to.partitions);
-        record.headers = kafka_headers(&headers);
-        to.metrics.published(1);
-        loop {
-            match producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), rejected)) => {
-                    record = rejected;
-                    producer.poll(Duration::from_millis(20));
-                }
-                Err((error, _)) => {
-                    self.deliveries.lock().push((place, error.clone()));
-                    return Err(error);
-                }
+    /// Sends the records and waits until they have arrived.
+    fn send_all(&self, producer: &Producer, records: &[&Finished], deadline: Instant) -> Result<(), KafkaError> {
+        self.deliveries.take();
+        for (place, record) in records.iter().enumerate() {
+            let alone = self.suspects.contains(&place);
+            if alone {
+                settle(producer, deadline)?;
+            }
+            self.destinations.send(producer, record, place)?;
+            if alone {
+                settle(producer, deadline)?;
+                self.deliveries.check()?;
+            }
+        }
+        settle(producer, deadline)?;
+        self.deliveries.check()
+    }
+
+    /// What the deliveries say of a publication that was undone: records too large for their topic, or an error that no
+    /// repetition mends.
+    fn refusal(&mut self, records: &[&Finished], call: &'static str, error: &KafkaError) -> SinkError {
+        let failed = self.deliveries.take();
+        if let Some((place, error)) = failed.iter().find(|(_, e)| !is_too_large(e) && !is_transient(e)) {
+            let position = &records[*place].position;
+            return SinkError::Fatal(format!("{call}: {} {}: {error}", position.partition, position.offset));
+        }
+        if is_forbidden(error) {
+            return SinkError::Fatal(format!("{call}: {error}"));
+        }
+        let too_large: Vec<usize> = failed.iter().filter(|(_, e)| is_too_large(e)).map(|(place, _)| *place).collect();
+        match too_large[..] {
+            [] => retry(call, error),
+            [_] => SinkError::TooLarge(too_large),
+            _ => {
+                self.suspects = too_large;
+                retry(call, error)
             }
         }
     }
+
+    fn fatal(&self, call: &str, error: &KafkaError) -> SinkError {
+        use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
+        let advice = match (&self.options.transactional_id, error.rdkafka_error_code()) {
+            (Some(id), Some(Fenced | ProducerFenced | InvalidProducerEpoch)) => format!(
+                ": another worker has taken over as {id:?} (give every worker a worker.instance of its own), or the \
+                 transaction outlived kafka.transaction_timeout_ms"
+            ),
+            _ => String::new(),
+        };
+        SinkError::Fatal(format!("{call}: {error}{advice}"))
+    }
 }
+
+const COMMIT: &str = "commit_transaction";
 
 impl Sink for KafkaSink {
     fn publish(&mut self, records: &[&Finished], offsets: &[(Partition, i64)]) -> Result<(), SinkError> {
@@ -366,30 +298,51 @@ impl Sink for KafkaSink {
             Some(_) => self.publish_transaction(records, offsets)?,
             None => self.publish_at_least_once(records, offsets)?,
         }
-        self.one_by_one = false;
+        self.suspects.clear();
+        self.destinations.count(records);
+        // For the lag alone, which librdkafka counts from what is stored: nothing commits it.
+        if let Err(error) = offset_list(offsets).and_then(|list| self.consumer.store_offsets(&list)) {
+            tracing::debug!(%error, "cannot store offsets, the lag shown is that of before");
+        }
         Ok(())
     }
 }
 
-fn is_too_large(error: &KafkaError) -> bool {
-    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+fn producer_config(options: &KafkaSinkOptions) -> ClientConfig {
+    let mut config = options.connection.client(&options.properties);
+    if config.get("message.max.bytes").is_none() {
+        config.set("message.max.bytes", MAX_MESSAGE_BYTES);
+    }
+    let lifetime = options.transaction_timeout.as_millis();
+    config.set("enable.idempotence", "true").set("acks", "all");
+    // A record that waits longer than its transaction may live can only be lost.
+    config.set("message.timeout.ms", (lifetime * 3 / 4).to_string());
+    if let Some(id) = &options.transactional_id {
+        config.set("transactional.id", id).set("transaction.timeout.ms", lifetime.to_string());
+    }
+    config
 }
 
-/// Errors of settings or rights, on which the worker must stop and be mended.
-fn is_permanent(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::ClusterAuthorizationFailed
-                | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
-                | RDKafkaErrorCode::InvalidRecord
-        )
-    )
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 fn retry(call: &str, error: &KafkaError) -> SinkError {
     SinkError::Retry(format!("{call}: {error}"))
+}
+
+/// Rights that are missing: the worker stops, to be mended.
+fn is_forbidden(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::GroupAuthorizationFailed
+                | Code::TopicAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::TransactionalIdAuthorizationFailed
+        )
+    )
 }
 
 fn offset_list(offsets: &[(Partition, i64)]) -> Result<TopicPartitionList, KafkaError> {
@@ -398,82 +351,4 @@ fn offset_list(offsets: &[(Partition, i64)]) -> Result<TopicPartitionList, Kafka
         list.add_partition_offset(&partition.topic, partition.id, Offset::Offset(*next))?;
     }
     Ok(list)
-}
-
-fn kafka_headers(headers: &[Header]) -> Option<OwnedHeaders> {
-    let empty = OwnedHeaders::new_with_capacity(headers.len());
-    let insert = |all: OwnedHeaders, (key, value): &Header| all.insert(KafkaHeader { key, value: value.as_deref() });
-    (!headers.is_empty()).then(|| headers.iter().fold(empty, insert))
-}
-
-/// The headers that a dead letter has beside those it came with: the reasons, under the names that Kafka Connect uses.
-/// All values are UTF-8 text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-#[schemars(extend("additionalProperties" = { "description": "the headers of the original", "type": ["string", "null"] }))]
-pub struct DeadLetterHeaders {
-    /// Topic of the original.
-    #[serde(rename = "__connect.errors.topic")]
-    pub topic: String,
-    /// Partition of the original, a decimal number.
-    #[serde(rename = "__connect.errors.partition")]
-    pub partition: String,
-    /// Offset of the original, a decimal number.
-    #[serde(rename = "__connect.errors.offset")]
-    pub offset: String,
-    /// Stage that refused it: decode, tokenize, infer or encode.
-    #[serde(rename = "__connect.errors.stage")]
-    pub stage: String,
-    /// Always `vitag.Reject`.
-    #[serde(rename = "__connect.errors.exception.class.name")]
-    pub class_name: String,
-    /// The reason, for people.
-    #[serde(rename = "__connect.errors.exception.message")]
-    pub message: String,
-    /// The reason, for machines.
-    #[serde(rename = "vitag.error.code")]
-    pub code: String,
-}
-
-impl DeadLetterHeaders {
-    fn new(position: &Position, reject: &Reject) -> Self {
-        Self {
-            topic: position.partition.topic.to_string(),
-            partition: position.partition.id.to_string(),
-            offset: position.offset.to_string(),
-            stage: reject.stage.as_str().to_owned(),
-            class_name: "vitag.Reject".to_owned(),
-            message: reject.message.clone(),
-            code: reject.code.as_str().to_owned(),
-        }
-    }
-
-    fn into_headers(self) -> Vec<Header> {
-        let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(self) else { return Vec::new() };
-        let text = |value: serde_json::Value| value.as_str().map(|text| Bytes::copy_from_slice(text.as_bytes()));
-        fields.into_iter().map(|(key, value)| (key, text(value))).collect()
-    }
-}
-
-fn reasons(finished: &Finished, reject: &Reject) -> Vec<Header> {
-    DeadLetterHeaders::new(&finished.position, reject).into_headers()
-}
-
-fn count_partitions(
-    consumer: &Consumer,
-    options: &KafkaSinkOptions,
-    topic: &str,
-    setting: &'static str,
-    deadline: Instant,
-) -> Result<i32, ConnectError> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let metadata = consumer.fetch_metadata(Some(topic), left).map_err(|e| unavailable(options, e.to_string()))?;
-    match metadata.topics().first().map(|topic| topic.partitions().len()) {
-        None | Some(0) => Err(ConnectError::NoTopic(topic.to_owned(), setting)),
-        Some(count) => Ok(count as i32),
-    }
-}
-
-fn unavailable(options: &KafkaSinkOptions, reason: String) -> ConnectError {
-    let servers = options.connection.bootstrap_servers.clone();
-    ConnectError::Unavailable { servers, waited: options.startup_timeout, reason }
 }

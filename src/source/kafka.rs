@@ -13,7 +13,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{ClientConfig, Statistics, TopicPartitionList};
 
 use crate::admin::Beat;
-use crate::kafka::{ConnectError, Connection};
+use crate::kafka::{ConnectError, Connection, partition_count};
 use crate::record::{Header, Partition};
 use crate::source::{Intake, IntakeOptions, Message, Source, SourceError, StopSignal, Stopped};
 use crate::telemetry::{InputMetrics, Metrics};
@@ -61,8 +61,10 @@ impl ClientContext for Rebalancer {
         for (topic, of_topic) in statistics.topics {
             for (id, of_partition) in of_topic.partitions {
                 let watch = intake.watch(&Partition { topic: topic.as_str().into(), id });
-                // Negative while it is not known.
-                if let (Some(watch), Ok(lag)) = (watch, u64::try_from(of_partition.consumer_lag)) {
+                // From what the sink has committed; before it has, from where the group stood. Negative while unknown.
+                let known =
+                    [of_partition.consumer_lag_stored, of_partition.consumer_lag].into_iter().find(|&lag| lag >= 0);
+                if let (Some(watch), Some(Ok(lag))) = (watch, known.map(u64::try_from)) {
                     watch.set_lag(lag);
                 }
             }
@@ -109,10 +111,15 @@ pub struct KafkaSource {
     beat: Beat,
     consumed: HashMap<String, InputMetrics>,
     paused: HashSet<Partition>,
+    /// The partitions together hold too much.
+    full: bool,
+    regulated: Instant,
 }
 
 /// How long a poll waits for a message: the beat of everything else the loop does.
 const POLL: Duration = Duration::from_millis(50);
+/// How often partitions are paused and resumed.
+const REGULATE: Duration = Duration::from_millis(10);
 
 impl KafkaSource {
     /// Connects and checks that the topics exist; reading begins with [`Source::run`].
@@ -126,7 +133,15 @@ impl KafkaSource {
         wait_for_topics(&consumer, &options)?;
         let input = |topic: &String| (topic.clone(), metrics.input(topic, &options.group_id));
         let consumed = options.topics.iter().map(input).collect();
-        Ok(Self { options, consumer: Arc::new(consumer), beat, consumed, paused: HashSet::new() })
+        Ok(Self {
+            options,
+            consumer: Arc::new(consumer),
+            beat,
+            consumed,
+            paused: HashSet::new(),
+            full: false,
+            regulated: Instant::now(),
+        })
     }
 
     /// The consumer, for the sink's transactions.
@@ -145,10 +160,13 @@ impl KafkaSource {
                         return Ok(());
                     }
                 }
-                Some(Err(error)) => check(&error)?,
+                Some(Err(error)) => check(&consumer, &error)?,
                 None => {}
             }
-            self.regulate();
+            if self.regulated.elapsed() >= REGULATE {
+                self.regulate();
+                self.regulated = Instant::now();
+            }
         }
         Ok(())
     }
@@ -170,7 +188,10 @@ impl KafkaSource {
         let options = &self.options.intake;
         let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
         if let Some(intake) = self.consumer.context().intake().as_ref() {
-            let full = intake.total_bytes() >= options.max_bytes;
+            let total = intake.total_bytes();
+            // Half is the low mark of the whole: a pause throws away what was fetched ahead, so it must not flutter.
+            self.full = total >= options.max_bytes || self.full && total > options.max_bytes / 2;
+            let full = self.full;
             self.paused.retain(|partition| intake.partitions.contains_key(partition));
             for (partition, bytes) in intake.bytes() {
                 let paused = self.paused.contains(partition);
@@ -198,7 +219,10 @@ impl KafkaSource {
     }
 
     /// Waits for what was admitted, polling on so that the group membership lasts.
-    fn drain(&mut self, stop: &StopSignal) {
+    ///
+    /// # Errors
+    /// When it takes longer than it may.
+    fn drain(&mut self, stop: &StopSignal) -> Result<(), SourceError> {
         fail::fail_point!("drain");
         if let Ok(list) = self.consumer.assignment()
             && let Err(error) = self.consumer.pause(&list)
@@ -207,7 +231,7 @@ impl KafkaSource {
         }
         let answer = match self.consumer.context().intake().as_ref() {
             Some(intake) => intake.drain(&intake.partitions(), self.options.drain_timeout),
-            None => return,
+            None => return Ok(()),
         };
         let deadline = Instant::now() + self.options.drain_timeout + Duration::from_secs(1);
         while !stop.is_abandoned() && Instant::now() < deadline {
@@ -216,14 +240,21 @@ impl KafkaSource {
             // A message that still comes out was fetched before the pause; its offset is not committed.
             let _ = consumer.poll(Duration::from_millis(10));
             match answer.try_recv() {
-                Ok(complete) => {
-                    tracing::info!(complete, "drained");
-                    return;
+                Ok(true) => {
+                    tracing::info!("drained");
+                    return Ok(());
                 }
+                Ok(false) => break,
                 Err(crossbeam_channel::TryRecvError::Empty) => {}
-                Err(crossbeam_channel::TryRecvError::Disconnected) => return,
+                // The committer has failed, and says why.
+                Err(crossbeam_channel::TryRecvError::Disconnected) => return Ok(()),
             }
         }
+        if stop.is_abandoned() {
+            return Ok(());
+        }
+        let limit = "not all was finished within worker.drain_timeout_ms: what is left will be read again";
+        Err(SourceError(limit.to_owned()))
     }
 }
 
@@ -232,9 +263,9 @@ impl Source for KafkaSource {
         *self.consumer.context().intake() = Some(intake);
         let topics: Vec<&str> = self.options.topics.iter().map(String::as_str).collect();
         self.consumer.subscribe(&topics).map_err(|e| SourceError(format!("cannot subscribe to {topics:?}: {e}")))?;
-        let read = self.read(stop);
+        let mut read = self.read(stop);
         if read.is_ok() && !stop.is_abandoned() {
-            self.drain(stop);
+            read = self.drain(stop);
         }
         // Closes the way into the pipeline; every stage ends when its input has.
         if let Some(mut intake) = self.consumer.context().intake().take() {
@@ -260,39 +291,31 @@ fn client_config(options: &KafkaSourceOptions) -> ClientConfig {
 
 fn wait_for_topics(consumer: &Consumer, options: &KafkaSourceOptions) -> Result<(), ConnectError> {
     let deadline = Instant::now() + options.startup_timeout;
-    for topic in &options.topics {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let metadata = consumer.fetch_metadata(Some(topic), left).map_err(|e| ConnectError::Unavailable {
-            servers: options.connection.bootstrap_servers.clone(),
-            waited: options.startup_timeout,
-            reason: e.to_string(),
-        })?;
-        if metadata.topics().first().is_none_or(|topic| topic.partitions().is_empty()) {
-            return Err(ConnectError::NoTopic(topic.clone(), "input.topics"));
-        }
-    }
-    Ok(())
+    let unavailable = |reason| options.connection.unavailable(options.startup_timeout, reason);
+    options
+        .topics
+        .iter()
+        .try_for_each(|topic| partition_count(consumer, topic, "input.topics", deadline, unavailable).map(drop))
 }
 
 /// Errors that librdkafka mends by itself are logged; those that it cannot mend stop the worker.
-fn check(error: &KafkaError) -> Result<(), SourceError> {
-    let code = error.rdkafka_error_code();
-    let hopeless = match code {
-        Some(RDKafkaErrorCode::FencedInstanceId) => {
-            Some("another worker has the same worker.instance; give every worker one of its own".to_owned())
-        }
+fn check(consumer: &Consumer, error: &KafkaError) -> Result<(), SourceError> {
+    use RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code() {
+        Some(Code::Fatal) => Err(SourceError(match consumer.client().fatal_error() {
+            Some((Code::FencedInstanceId, reason)) => {
+                format!("another worker has the same worker.instance, give every worker one of its own: {reason}")
+            }
+            Some((_, reason)) => reason,
+            None => error.to_string(),
+        })),
         Some(
-            RDKafkaErrorCode::Fatal
-            | RDKafkaErrorCode::AutoOffsetReset
-            | RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::GroupAuthorizationFailed,
-        ) => Some(error.to_string()),
-        _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Some(error.to_string()),
-        _ => None,
-    };
-    match hopeless {
-        Some(reason) => Err(SourceError(reason)),
-        None => {
+            Code::FencedInstanceId
+            | Code::AutoOffsetReset
+            | Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed,
+        ) => Err(SourceError(error.to_string())),
+        _ => {
             tracing::warn!(%error, "consumer error");
             Ok(())
         }

@@ -1,0 +1,165 @@
+//! Records to a producer, and what became of them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+
+use super::dead_letter::DeadLetterHeaders;
+use crate::record::{Header, Reject};
+use crate::sink::{Finished, Outcome};
+use crate::telemetry::OutputMetrics;
+
+/// A producer that reports deliveries by the place of a record in its publication.
+pub(super) type Producer = ThreadedProducer<Deliveries>;
+
+/// The records of a publication that did not arrive, by their places in it.
+#[derive(Clone, Default)]
+pub(super) struct Deliveries(Arc<Mutex<Vec<(usize, KafkaError)>>>);
+
+impl Deliveries {
+    fn lock(&self) -> MutexGuard<'_, Vec<(usize, KafkaError)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn take(&self) -> Vec<(usize, KafkaError)> {
+        std::mem::take(&mut self.lock())
+    }
+
+    /// The first failure, if there is one.
+    pub(super) fn check(&self) -> Result<(), KafkaError> {
+        self.lock().first().map_or(Ok(()), |(_, error)| Err(error.clone()))
+    }
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, place: usize) {
+        if let Err((error, _)) = result {
+            self.lock().push((place, error.clone()));
+        }
+    }
+}
+
+/// A topic to write to.
+pub(super) struct Destination {
+    pub(super) topic: String,
+    pub(super) partitions: i32,
+    pub(super) metrics: OutputMetrics,
+}
+
+/// Where outputs go, and where dead letters go.
+pub(super) struct Destinations {
+    pub(super) output: Destination,
+    pub(super) dead_letters: Destination,
+}
+
+impl Destinations {
+    /// Hands one record to the producer, waiting while its queue is full.
+    pub(super) fn send(&self, producer: &Producer, finished: &Finished, place: usize) -> Result<(), KafkaError> {
+        let original = &finished.original;
+        let reasons = |reject: &Reject| DeadLetterHeaders::new(&finished.position, reject).into_headers();
+        let to = self.destination(finished);
+        let (payload, more) = match &finished.payload.outcome {
+            Outcome::Output(bytes) => (Some(&bytes[..]), vec![]),
+            Outcome::Tombstone => (None, vec![]),
+            Outcome::DeadLetter(reject) => (original.value.as_deref(), reasons(reject)),
+            Outcome::DeadLetterWithoutValue(reject) => (None, reasons(reject)),
+        };
+        let mut headers = original.headers.clone();
+        headers.extend(more);
+        // Ends with this call: the producer has the record then.
+        let _publish = finished.payload.span.inject(&to.topic, &mut headers);
+        let mut record: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(&to.topic, place);
+        record.key = original.key.as_deref();
+        record.payload = payload;
+        record.timestamp = original.timestamp_ms;
+        // Without a key the partition follows the input's, so that order is kept.
+        record.partition = record.key.is_none().then(|| finished.position.partition.id % to.partitions);
+        record.headers = kafka_headers(&headers);
+        loop {
+            match producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((error, rejected)) => match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::QueueFull) => {
+                        record = rejected;
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                        producer.context().lock().push((place, error.clone()));
+                        return Err(error);
+                    }
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Counts records that were published for good.
+    pub(super) fn count(&self, records: &[&Finished]) {
+        records.iter().for_each(|finished| self.destination(finished).metrics.published(1));
+    }
+
+    fn destination(&self, finished: &Finished) -> &Destination {
+        match finished.payload.outcome {
+            Outcome::Output(_) | Outcome::Tombstone => &self.output,
+            Outcome::DeadLetter(_) | Outcome::DeadLetterWithoutValue(_) => &self.dead_letters,
+        }
+    }
+}
+
+/// Waits until every record has arrived or failed. (The producer's own flush sleeps 100 ms at a time.)
+pub(super) fn settle(producer: &Producer, deadline: Instant) -> Result<(), KafkaError> {
+    while let Err(error) = producer.flush(Duration::ZERO) {
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Whether the topic does not take a record, or the batch that it was in, because of its size.
+pub(super) fn is_too_large(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{MessageBatchTooLarge, MessageSizeTooLarge};
+    matches!(error.rdkafka_error_code(), Some(MessageSizeTooLarge | MessageBatchTooLarge))
+}
+
+/// Whether a delivery that failed may succeed later. librdkafka has repeated what it can; what is left beyond these
+/// are settings and rights, which people must mend.
+pub(super) fn is_transient(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::MessageTimedOut
+                | Code::PurgeQueue
+                | Code::PurgeInflight
+                | Code::State
+                | Code::OperationTimedOut
+                | Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::RequestTimedOut
+                | Code::NetworkException
+                | Code::BrokerNotAvailable
+                | Code::LeaderNotAvailable
+                | Code::NotLeaderForPartition
+                | Code::NotEnoughReplicas
+                | Code::NotEnoughReplicasAfterAppend
+                | Code::ConcurrentTransactions
+        )
+    )
+}
+
+fn kafka_headers(headers: &[Header]) -> Option<OwnedHeaders> {
+    let empty = OwnedHeaders::new_with_capacity(headers.len());
+    let insert = |all: OwnedHeaders, (key, value): &Header| all.insert(KafkaHeader { key, value: value.as_deref() });
+    (!headers.is_empty()).then(|| headers.iter().fold(empty, insert))
+}
