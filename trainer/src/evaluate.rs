@@ -204,12 +204,7 @@ fn without_type(spans: &[Labelled]) -> Vec<Labelled> {
 
 impl From<&Counts> for Prf {
     fn from(counts: &Counts) -> Self {
-        Self {
-            precision: counts.precision(),
-            recall: counts.recall(),
-            f1: counts.f1(),
-            support: counts.reference,
-        }
+        Self { precision: counts.precision(), recall: counts.recall(), f1: counts.f1(), support: counts.reference }
     }
 }
 
@@ -247,7 +242,8 @@ fn most(counts: &[usize]) -> usize {
 
 /// The scores as a table in Markdown, in percent.
 pub fn table(comparisons: &[Comparison]) -> String {
-    let mut out = String::from("| data | measure | support | model | most frequent label |\n|---|---|---:|---:|---:|\n");
+    let mut out =
+        String::from("| data | measure | support | model | most frequent label |\n|---|---|---:|---:|---:|\n");
     for comparison in comparisons {
         let (model, baseline) = (&comparison.model, &comparison.baseline);
         let mut row = |measure: &str, support: usize, model: f64, baseline: f64| {
@@ -257,7 +253,12 @@ pub fn table(comparisons: &[Comparison]) -> String {
         };
         if let (Some(model), Some(baseline)) = (model.segmentation, baseline.segmentation) {
             row("word segmentation F1", model.support, model.f1, baseline.f1);
-            row("word and UPOS F1", comparison.model.spans.support, comparison.model.spans.f1, comparison.baseline.spans.f1);
+            row(
+                "word and UPOS F1",
+                comparison.model.spans.support,
+                comparison.model.spans.f1,
+                comparison.baseline.spans.f1,
+            );
             row("syllable label accuracy", comparison.units, comparison.model.accuracy, comparison.baseline.accuracy);
             continue;
         }

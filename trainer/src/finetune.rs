@@ -38,10 +38,8 @@ pub struct Paths<'a> {
 /// When the data is malformed or a file cannot be read or written.
 pub fn finetune(config: Config, paths: Paths, resume: bool) -> Result<f64> {
     let tasks = &config.tasks;
-    let train: Vec<Vec<Corpus>> = tasks
-        .iter()
-        .map(|task| Corpus::read_all(paths.data, &task.train, task.kind))
-        .collect::<Result<_>>()?;
+    let train: Vec<Vec<Corpus>> =
+        tasks.iter().map(|task| Corpus::read_all(paths.data, &task.train, task.kind)).collect::<Result<_>>()?;
     let labels = train.iter().map(|corpora| data::label_set(corpora)).collect::<Result<_>>()?;
     let run = Run::create(paths.out, config, paths.tokenizer, labels)?;
     let unknown = run.tokenizer.unknown();
@@ -122,9 +120,9 @@ impl Tagging<'_> {
         let device = self.run.store.device();
         let labels = |task| {
             let own = |instance: &&Instance| instance.task == task;
-            instances.iter().any(|instance| own(&instance)).then(|| {
+            instances.iter().any(own).then(|| {
                 let labels = instances.iter().flat_map(|instance| {
-                    instance.labels.iter().map(move |&label| if own(&instance) { label } else { IGNORED })
+                    instance.labels.iter().map(move |&label| if own(instance) { label } else { IGNORED })
                 });
                 Tensor::from_slice(&labels.collect::<Vec<i64>>()).to_device(device)
             })

@@ -163,7 +163,8 @@ impl Fit<'_> {
 
     fn restore(&self, optimizer: &mut AdamW) -> Result<Progress> {
         let path = self.path(LAST);
-        let tensors = Tensor::read_safetensors(&path).with_context(|| format!("cannot resume from {}", path.display()))?;
+        let tensors =
+            Tensor::read_safetensors(&path).with_context(|| format!("cannot resume from {}", path.display()))?;
         model::restore(&model::variables(self.store), &tensors)?;
         model::restore(&optimizer.state(), &tensors)?;
         let numbers = [(PROGRESS.into(), Tensor::zeros([4], (Kind::Double, tch::Device::Cpu)))];

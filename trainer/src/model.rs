@@ -113,7 +113,7 @@ pub struct Mix {
 /// A bidirectional GRU of one layer.
 #[derive(Debug)]
 pub struct BiGru {
-    /// For each direction: input weights [3h, H], recurrent weights [3h, h] and their biases [3h]; gates r, z, n.
+    /// For each direction: input weights \[3h, H\], recurrent weights \[3h, h\] and their biases \[3h\]; gates r, z, n.
     pub parameters: [[Tensor; 4]; 2],
     /// Width of a direction, h.
     pub hidden: i64,
@@ -185,8 +185,7 @@ impl Encoder {
             word: table("word", vocabulary),
             position: table("position", config.max_length as i64),
             norm: Norm::new(&(&embeddings / "norm"), embedding),
-            projection: (embedding != hidden)
-                .then(|| Linear::new(&(&embeddings / "projection"), embedding, hidden)),
+            projection: (embedding != hidden).then(|| Linear::new(&(&embeddings / "projection"), embedding, hidden)),
             layers: (0..config.layers).map(|i| Layer::new(&(path / "layers" / i), config)).collect(),
             attention_heads: config.heads,
             dropout: config.dropout,
@@ -220,9 +219,7 @@ impl Encoder {
         let parts = padded.view([sequences, width, 3, self.attention_heads, -1]).permute([2, 0, 3, 1, 4]);
         let (query, key, value) = (parts.get(0), parts.get(1), parts.get(2));
         let dropout = if train { self.dropout } else { 0.0 };
-        let found = Tensor::scaled_dot_product_attention(
-            &query, &key, &value, Some(mask), dropout, false, None, false,
-        );
+        let found = Tensor::scaled_dot_product_attention(&query, &key, &value, Some(mask), dropout, false, None, false);
         batch.unpad(&found.transpose(1, 2).reshape([sequences, width, -1]))
     }
 }
@@ -246,10 +243,7 @@ impl Linear {
     /// starts from nothing.
     fn new(path: &nn::Path, inputs: i64, outputs: i64) -> Self {
         let stdev = (2.0 / (inputs + outputs) as f64).sqrt();
-        Self {
-            weight: path.randn("weight", &[outputs, inputs], 0.0, stdev),
-            bias: path.zeros("bias", &[outputs]),
-        }
+        Self { weight: path.randn("weight", &[outputs, inputs], 0.0, stdev), bias: path.zeros("bias", &[outputs]) }
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {

@@ -42,7 +42,12 @@ fn a_tiny_model_learns_its_training_data() {
     let run = Run::open(&out).unwrap();
     let report = evaluate::evaluate(&run, &common::fixtures(), Part::Test).unwrap();
     for result in report.results {
-        assert!(result.model.accuracy > 0.9, "{}: accuracy on what it learnt is {}", result.task, result.model.accuracy);
+        assert!(
+            result.model.accuracy > 0.9,
+            "{}: accuracy on what it learnt is {}",
+            result.task,
+            result.model.accuracy
+        );
     }
 }
 
