@@ -362,7 +362,10 @@ pub(crate) mod tests {
         let id = |piece: &str| tokenizer.inner.token_to_id(piece).unwrap();
         let tokens = tokenizer.tokenize("ba đi, ô", None).unwrap();
         let expected = [id("[CLS]"), id("b"), id("##a"), id("đ"), id("##i"), id("[UNK]"), id("ô"), id("[SEP]")];
-        assert_eq!((&tokens.windows[0].ids[..], &tokens.windows[0].word_starts[..]), (&expected[..], &[1, 3, 5, 6][..]));
+        assert_eq!(
+            (&tokens.windows[0].ids[..], &tokens.windows[0].word_starts[..]),
+            (&expected[..], &[1, 3, 5, 6][..])
+        );
     }
 
     #[test]
