@@ -301,25 +301,21 @@ fn wait_for_topics(consumer: &Consumer, options: &KafkaSourceOptions) -> Result<
 /// Errors that librdkafka mends by itself are logged; those that it cannot mend stop the worker.
 fn check(consumer: &Consumer, error: &KafkaError) -> Result<(), SourceError> {
     use RDKafkaErrorCode as Code;
-    match error.rdkafka_error_code() {
-        Some(Code::Fatal) => Err(SourceError(match consumer.client().fatal_error() {
-            Some((Code::FencedInstanceId, reason)) => {
-                format!("another worker has the same worker.instance, give every worker one of its own: {reason}")
-            }
-            Some((_, reason)) => reason,
-            None => error.to_string(),
-        })),
-        Some(
-            Code::FencedInstanceId
-            | Code::AutoOffsetReset
-            | Code::TopicAuthorizationFailed
-            | Code::GroupAuthorizationFailed,
-        ) => Err(SourceError(error.to_string())),
-        _ => {
-            tracing::warn!(%error, "consumer error");
-            Ok(())
-        }
+    // Some fatal errors come under their own code, some as a hint to ask for it.
+    let (code, reason) = match error.rdkafka_error_code() {
+        Some(Code::Fatal) => consumer.client().fatal_error().unwrap_or((Code::Fatal, error.to_string())),
+        code => (code.unwrap_or(Code::Unknown), error.to_string()),
+    };
+    let hopeless = [Code::Fatal, Code::AutoOffsetReset, Code::TopicAuthorizationFailed, Code::GroupAuthorizationFailed];
+    if code == Code::FencedInstanceId {
+        let advice = "another worker has the same worker.instance, give every worker one of its own";
+        return Err(SourceError(format!("{advice}: {reason}")));
     }
+    if matches!(error, KafkaError::MessageConsumptionFatal(_)) || hopeless.contains(&code) {
+        return Err(SourceError(reason));
+    }
+    tracing::warn!(%error, "consumer error");
+    Ok(())
 }
 
 /// Copies a message out of librdkafka's buffer, which would otherwise live as long as it.

@@ -120,7 +120,7 @@ impl Tagging<'_> {
         let device = self.run.store.device();
         let labels = |task| {
             let own = |instance: &&Instance| instance.task == task;
-            instances.iter().any(&own).then(|| {
+            instances.iter().any(own).then(|| {
                 let labels = instances.iter().flat_map(|instance| {
                     instance.labels.iter().map(move |&label| if own(instance) { label } else { IGNORED })
                 });

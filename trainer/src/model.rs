@@ -113,7 +113,7 @@ pub struct Mix {
 /// A bidirectional GRU of one layer.
 #[derive(Debug)]
 pub struct BiGru {
-    /// For each direction: input weights [3h, H], recurrent weights [3h, h] and their biases \[3h\]; gates r, z, n.
+    /// For each direction: input weights \[3h, H\], recurrent weights \[3h, h\] and their biases \[3h\]; gates r, z, n.
     pub parameters: [[Tensor; 4]; 2],
     /// Width of a direction, h.
     pub hidden: i64,
