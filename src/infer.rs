@@ -154,21 +154,33 @@ impl Session {
     /// # Errors
     /// When the library or the device is missing, or the graph is not what the manifest says.
     pub fn open(runtime: &Runtime, model: &Model, options: &InferOptions) -> Result<Self, SessionError> {
-        let (device, providers) = providers(options.device)?;
+        if options.device != Device::Auto {
+            return Self::open_on(options.device, runtime, model, options.threads);
+        }
+        if cuda_is_compiled_in() {
+            match Self::open_on(Device::Cuda(0), runtime, model, options.threads) {
+                Err(SessionError::Device { reason, .. }) => tracing::info!(reason, "no CUDA device, using the CPU"),
+                opened => return opened,
+            }
+        }
+        Self::open_on(Device::Cpu, runtime, model, options.threads)
+    }
+
+    fn open_on(device: Device, runtime: &Runtime, model: &Model, threads: usize) -> Result<Self, SessionError> {
         let graph = |e: &dyn std::fmt::Display| SessionError::Graph(e.to_string());
         let refused = |e: &dyn std::fmt::Display| SessionError::Device { device, reason: e.to_string() };
         let mut builder = OrtSession::builder(runtime.environment())
             .map_err(|e| graph(&e))?
             .with_optimization_level(GraphOptimizationLevel::All)
             .map_err(|e| graph(&e))?
-            .with_intra_threads(options.threads)
+            .with_intra_threads(threads)
             .map_err(|e| graph(&e))?
             .with_intra_op_spinning(false)
             .map_err(|e| graph(&e))?
             // Below this it tells of every allocation.
             .with_log_level(LogLevel::Warning)
             .map_err(|e| graph(&e))?
-            .with_execution_providers(providers)
+            .with_execution_providers(providers(device))
             .map_err(|e| refused(&e))?;
         let inner = builder.commit_from_file(model.graph()).map_err(|e| graph(&e))?;
         let heads = model.dir.manifest.heads.iter().map(|head| check_head(&inner, head)).collect::<Result<_, _>>()?;
@@ -224,22 +236,19 @@ impl Session {
     }
 }
 
-/// The device to use and what ONNX Runtime needs for it. A device that is asked for by name must be there.
-fn providers(device: Device) -> Result<(Device, Vec<ExecutionProviderDispatch>), SessionError> {
+/// What ONNX Runtime needs for a device. One that is asked for by name must be there.
+fn providers(device: Device) -> Vec<ExecutionProviderDispatch> {
     let cuda = |n| ep::CUDA::default().with_device_id(n).build().error_on_failure();
+    let tensorrt = |n| ep::TensorRT::default().with_device_id(n).build().error_on_failure();
     match device {
-        Device::Cpu => Ok((device, vec![])),
-        Device::Auto if cuda_available() => Ok((Device::Cuda(0), vec![cuda(0)])),
-        Device::Auto => Ok((Device::Cpu, vec![])),
-        Device::Cuda(n) => Ok((device, vec![cuda(n)])),
-        Device::TensorRt(n) => {
-            let tensorrt = ep::TensorRT::default().with_device_id(n).build().error_on_failure();
-            Ok((device, vec![tensorrt, cuda(n)]))
-        }
+        Device::Auto | Device::Cpu => vec![],
+        Device::Cuda(n) => vec![cuda(n)],
+        Device::TensorRt(n) => vec![tensorrt(n), cuda(n)],
     }
 }
 
-fn cuda_available() -> bool {
+/// Whether the library can speak to CUDA; whether there is a device is another matter.
+fn cuda_is_compiled_in() -> bool {
     use ort::ep::ExecutionProvider as _;
     ep::CUDA::is_available().unwrap_or(false)
 }

@@ -84,6 +84,9 @@ impl Model {
 
     fn prove_case(&self, session: &mut Session, case: &GoldenCase, tolerance: f32) -> Result<(), String> {
         let tokens = self.tokenizer.tokenize(&case.text, None).map_err(|e: Reject| e.to_string())?;
+        if tokens.windows.is_empty() {
+            return Err("the text has no words".to_owned());
+        }
         let answers = session.run(&tokens.windows).map_err(|e: InferError| e.to_string())?;
         for (index, head) in self.dir.manifest.heads.iter().enumerate() {
             let expected = case.heads.get(&head.name).ok_or_else(|| format!("no answers for head {:?}", head.name))?;

@@ -200,9 +200,9 @@ mod tests {
     #[test]
     fn without_an_endpoint_metrics_are_scraped_and_nothing_is_traced() {
         let telemetry = Telemetry::new(&ExportOptions { trace_sample_ratio: 1.0, ..ExportOptions::default() }).unwrap();
-        telemetry.metrics().filtered();
+        telemetry.metrics().transaction_aborted();
         let names: Vec<_> = telemetry.registry().gather().iter().map(|family| family.name().to_owned()).collect();
-        assert!(names.contains(&"vitag_records_filtered_total".to_owned()), "{names:?}");
+        assert!(names.contains(&"vitag_transactions_aborted_total".to_owned()), "{names:?}");
         assert!(!telemetry.tracer("group").is_enabled());
     }
 }

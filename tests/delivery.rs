@@ -121,6 +121,49 @@ fn what_others_aborted_is_never_read() {
     stream.assert_exactly_once(5);
 }
 
+/// A compacted topic takes no record without a key.
+fn stops_uncommitted_where_the_output_refuses(delivery: &str) {
+    let broker = Broker::shared();
+    let stream = Stream::new(broker, 1);
+    let output = format!("{}.compacted", stream.output);
+    let stream = Stream { output, ..stream };
+    broker.create_topic_with(&stream.output, 1, &[("cleanup.policy", "compact")]);
+    let document = |id: u32| Message::new(serde_json::json!({ "id": id, "text": "Chào Huế." }).to_string());
+    broker.produce(&stream.input, [document(0)]);
+    let dead_letters = format!("output.dead_letter_topic={}", stream.dead_letters);
+    let mut worker = stream.worker("a", &[&format!("worker.delivery={delivery}"), &dead_letters]);
+    assert_eq!(worker.wait().code(), Some(1), "{}", worker.log());
+    assert!(worker.log().contains(&format!("{}[0] 0", stream.input)), "{}", worker.log());
+    assert!(broker.committed(&stream.group, &stream.input).is_empty());
+}
+
+#[test]
+fn exactly_once_stops_uncommitted_where_the_output_refuses() {
+    stops_uncommitted_where_the_output_refuses("exactly_once");
+}
+
+#[test]
+fn at_least_once_stops_uncommitted_where_the_output_refuses() {
+    stops_uncommitted_where_the_output_refuses("at_least_once");
+}
+
+#[test]
+fn at_least_once_loses_nothing_when_its_worker_is_killed() {
+    let stream = Stream::new(Broker::shared(), 2);
+    stream.feed(0..RECORDS);
+    let settings = ["worker.delivery=at_least_once", "batch.max_sequences=4"];
+    for round in 0..2 {
+        let worker = stream.worker("a", &settings);
+        stream.outputs(20 * (round + 1));
+        worker.kill();
+    }
+    let _last = stream.worker("a", &settings);
+    stream.wait_until_committed();
+    let records = stream.broker.read_committed_to_end(&stream.output);
+    let ids: std::collections::BTreeSet<u32> = records.iter().map(common::worker::id).collect();
+    assert!(ids.into_iter().eq(0..RECORDS), "each at least once");
+}
+
 #[test]
 fn a_second_worker_of_the_same_name_fences_the_first() {
     let stream = Stream::new(Broker::shared(), 1);
@@ -169,7 +212,7 @@ fn a_broker_that_restarts_is_survived() {
     stream.outputs(50);
     broker.kill();
     broker.restart();
-    let stream = Stream { broker: &broker, input, output, group, dead_letters };
+    let stream = Stream { broker: &broker, input, output, group, dead_letters, partitions: 2 };
     stream.feed(50..100);
     stream.assert_exactly_once(100);
 }

@@ -56,10 +56,8 @@ fn observe_everything(metrics: &Metrics) -> (PartitionWatch, ModelWatch) {
     metrics.latency(moment);
     metrics.committed(2, moment);
     metrics.dead_letter(Stage::Decode, Code::InvalidJson);
-    metrics.filtered();
     metrics.transaction_aborted();
     metrics.transaction_retried();
-    metrics.reloaded(true);
     metrics.observe_ready(|| true);
     let partition = metrics.partition(&Partition { topic: "in".into(), id: 0 }, &Gauge::default());
     partition.set_lag(5);

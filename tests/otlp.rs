@@ -103,9 +103,9 @@ fn receive(requests: &Receiver<Request>, path: &str) -> Request {
 fn metrics_and_spans_arrive_as_protobuf() {
     let (endpoint, requests) = collector(&["200 OK"]);
     let telemetry = Telemetry::new(&options(&endpoint)).unwrap();
-    telemetry.metrics().filtered();
+    telemetry.metrics().transaction_aborted();
     trace_a_record(&telemetry.tracer("group"));
-    for (path, name) in [("/v1/metrics", "vitag.records.filtered"), ("/v1/traces", "process in")] {
+    for (path, name) in [("/v1/metrics", "vitag.transactions.aborted"), ("/v1/traces", "process in")] {
         let request = receive(&requests, path);
         assert_eq!(request.content_type, "application/x-protobuf");
         for text in [name, "vitag-test", "worker-7"] {
@@ -120,7 +120,7 @@ fn what_is_queued_is_sent_at_shutdown() {
     let (endpoint, requests) = collector(&["200 OK"]);
     let patient = ExportOptions { metrics_interval: Duration::from_secs(3600), ..options(&endpoint) };
     let telemetry = Telemetry::new(&patient).unwrap();
-    telemetry.metrics().filtered();
+    telemetry.metrics().transaction_aborted();
     trace_a_record(&telemetry.tracer("group"));
     telemetry.shutdown(PATIENCE);
     let mut paths: Vec<_> = requests.try_iter().map(|request| request.path).collect();
@@ -149,7 +149,7 @@ fn a_collector_that_never_answers_delays_neither_records_nor_the_shutdown() {
     // More than the queue of spans holds.
     for _ in 0..10_000 {
         trace_a_record(&tracer);
-        metrics.filtered();
+        metrics.transaction_aborted();
     }
     telemetry.shutdown(Duration::from_millis(200));
     assert!(start.elapsed() < PATIENCE, "took {:?}", start.elapsed());
@@ -161,7 +161,7 @@ fn a_collector_that_is_away_delays_neither_the_start_nor_the_shutdown() {
     let slow = ExportOptions { timeout: Duration::from_secs(600), ..options(&format!("http://{gone}")) };
     let start = Instant::now();
     let telemetry = Telemetry::new(&slow).unwrap();
-    telemetry.metrics().filtered();
+    telemetry.metrics().transaction_aborted();
     trace_a_record(&telemetry.tracer("group"));
     telemetry.shutdown(Duration::from_millis(200));
     assert!(start.elapsed() < PATIENCE, "took {:?}", start.elapsed());

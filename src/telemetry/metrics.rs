@@ -51,7 +51,6 @@ pub struct Metrics {
     published: Counter<u64>,
     processed: Histogram<f64>,
     dead_letters: Counter<u64>,
-    filtered: Counter<u64>,
     tokens: Counter<u64>,
     batch_sequences: Histogram<u64>,
     batch_tokens: Histogram<u64>,
@@ -64,7 +63,6 @@ pub struct Metrics {
     commit_records: Histogram<u64>,
     aborted: Counter<u64>,
     retried: Counter<u64>,
-    reloads: Counter<u64>,
 }
 
 impl Metrics {
@@ -81,7 +79,6 @@ impl Metrics {
                 &PROCESS_SECONDS,
             ),
             dead_letters: counter(meter, "vitag.records.dead_lettered", "{record}", "Records that a stage refused"),
-            filtered: counter(meter, "vitag.records.filtered", "{record}", "Records that end without an output"),
             tokens: counter(meter, "vitag.tokens", "{token}", "Tokens given to the model"),
             batch_sequences: sizes(meter, "vitag.batch.sequences", "{sequence}", "Sequences of a batch", &SEQUENCES),
             batch_tokens: sizes(meter, "vitag.batch.tokens", "{token}", "Tokens of a batch, without padding", &TOKENS),
@@ -103,7 +100,6 @@ impl Metrics {
                 "{transaction}",
                 "Transactions that were tried again",
             ),
-            reloads: counter(meter, "vitag.model.reloads", "{reload}", "Attempts to load another model"),
             meter: meter.clone(),
         }
     }
@@ -175,11 +171,6 @@ impl Metrics {
         self.dead_letters.add(1, &attributes);
     }
 
-    /// A record ended without an output.
-    pub fn filtered(&self) {
-        self.filtered.add(1, &[]);
-    }
-
     /// A batch of `sequences` with `tokens` in all left for a lane; its padded view has `slots`.
     pub fn batch(&self, sequences: usize, tokens: usize, slots: usize) {
         self.tokens.add(tokens as u64, &[]);
@@ -214,11 +205,6 @@ impl Metrics {
     /// A transaction is tried again.
     pub fn transaction_retried(&self) {
         self.retried.add(1, &[]);
-    }
-
-    /// Another model was loaded, or could not be.
-    pub fn reloaded(&self, ok: bool) {
-        self.reloads.add(1, &[KeyValue::new("vitag.outcome", if ok { "loaded" } else { "failed" })]);
     }
 }
 

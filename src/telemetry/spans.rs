@@ -48,8 +48,6 @@ impl RecordTracer {
 pub enum Outcome<'a> {
     /// With an output.
     Output,
-    /// Without one.
-    Filtered,
     /// As a dead letter.
     DeadLetter(&'a Reject),
 }
@@ -58,7 +56,6 @@ impl Outcome<'_> {
     fn as_str(self) -> &'static str {
         match self {
             Outcome::Output => "output",
-            Outcome::Filtered => "filtered",
             Outcome::DeadLetter(_) => "dead_letter",
         }
     }
@@ -151,14 +148,6 @@ impl PublishSpan {
     /// The broker has the output.
     pub fn finish(self) {
         if let Some(mut span) = self.0 {
-            span.end();
-        }
-    }
-
-    /// The output could not be published, for the reason `code`.
-    pub fn fail(self, code: &'static str) {
-        if let Some(mut span) = self.0 {
-            fail(&mut span, code);
             span.end();
         }
     }

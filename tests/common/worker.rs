@@ -21,6 +21,7 @@ pub(crate) struct Stream<'b> {
     pub(crate) output: String,
     pub(crate) dead_letters: String,
     pub(crate) group: String,
+    pub(crate) partitions: i32,
 }
 
 impl<'b> Stream<'b> {
@@ -34,6 +35,7 @@ impl<'b> Stream<'b> {
             output: format!("{name}.out"),
             dead_letters: format!("{name}.out.dead-letters"),
             group: format!("{name}.group"),
+            partitions,
         };
         for topic in [&stream.input, &stream.output, &stream.dead_letters] {
             broker.create_topic(topic, partitions);
@@ -97,8 +99,10 @@ impl<'b> Stream<'b> {
     pub(crate) fn wait_until_committed(&self) {
         wait_until("the group to stand at the end of the input", || {
             let committed = self.broker.committed(&self.group, &self.input);
-            committed.iter().all(|(&partition, &next)| next == self.broker.high_watermark(&self.input, partition))
-                && !committed.is_empty()
+            (0..self.partitions).all(|partition| {
+                let end = self.broker.high_watermark(&self.input, partition);
+                end == committed.get(&partition).copied().unwrap_or(0)
+            })
         });
     }
 }
