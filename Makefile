@@ -5,9 +5,10 @@ CARGO ?= cargo
 DEMO_PROFILE ?= release
 # Arguments of criterion, for `make bench`: the name of a stage, for instance.
 BENCH ?=
-# For `make models`: the folder of the corpora, the plain texts of the vocabulary, the folder of the run.
+# For `make models`: the folder of the corpora that trainer/configs/vi-tagger.toml names, the tokenizer, the folder of
+# the run.
 DATA ?=
-TEXTS ?= $(wildcard $(DATA)/*.txt)
+TOKENIZER ?= models/vi-tagger/0.1.0/tokenizer.json
 RUN ?= target/model
 
 # Where deploy/setup.sh puts its parts, and where the worker, the tests and torch-sys look for them.
@@ -58,12 +59,10 @@ bench: ## Measures the stages of the worker; arguments in BENCH
 	$(CARGO) bench --bench stages -- $(BENCH)
 
 models: ## Trains the bundled model anew, from the corpora in DATA
-	@test -d "$(DATA)" || { echo "usage: make models DATA=FOLDER [TEXTS='FILE...'] [RUN=FOLDER]" >&2; exit 2; }
+	@test -d "$(DATA)" || { echo "usage: make models DATA=FOLDER [TOKENIZER=FILE] [RUN=FOLDER]" >&2; exit 2; }
 	$(SETUP) build runtime training
-	mkdir -p $(RUN)
-	$(TRAINER) vocab --out $(RUN)/tokenizer.json $(TEXTS)
-	$(TRAINER) finetune --config trainer/configs/vi-tagger.toml --data $(DATA) --tokenizer $(RUN)/tokenizer.json --out $(RUN)
-	$(TRAINER) evaluate --run $(RUN) --data $(DATA)
+	$(TRAINER) --threads 1 finetune --config trainer/configs/vi-tagger.toml --data $(DATA) --tokenizer $(TOKENIZER) --out $(RUN)
+	$(TRAINER) --threads 1 evaluate --run $(RUN) --data $(DATA)
 	$(TRAINER) export --run $(RUN) --texts trainer/configs/golden.txt --models models
 
 doc: ## Builds the documentation of the crates into target/doc

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -71,7 +71,7 @@ struct Summary {
     entities: usize,
     latencies_ms: Vec<i64>,
     /// When the first answer came: until then the consumer group was coming together.
-    started: Option<Instant>,
+    started_ms: Option<i64>,
 }
 
 /// Runs the demo, writing to `out`.
@@ -193,19 +193,18 @@ fn keep(broker: &str, out: &mut impl Write, is_over: impl Fn() -> bool) -> Resul
 impl Summary {
     fn add(&mut self, annotation: &Annotation) {
         self.messages += 1;
-        if self.started.is_none() {
-            self.started = Some(Instant::now());
-        }
         self.sentences += annotation.sentences.len();
         self.tokens += annotation.tokens.len();
         self.entities += annotation.entities.len();
-        self.latencies_ms.extend(annotation.source.timestamp.map(|sent| now_ms() - sent));
+        // Those that were sent before the group came together tell nothing of the worker.
+        let sent = annotation.source.timestamp.filter(|&sent| sent >= self.started_ms.unwrap_or(i64::MAX));
+        self.latencies_ms.extend(sent.map(|sent| now_ms() - sent));
+        self.started_ms.get_or_insert_with(now_ms);
     }
 
     fn text(&self) -> String {
-        let elapsed = self.started.map_or(Duration::ZERO, |started| started.elapsed());
-        // Those that were sent before the group came together tell nothing of the worker.
-        let mut sorted = self.latencies_ms.get(ON_THE_WAY..).unwrap_or_default().to_vec();
+        let elapsed = self.started_ms.map_or(0, |started| now_ms() - started) as f64 / 1e3;
+        let mut sorted = self.latencies_ms.clone();
         sorted.sort_unstable();
         let at = |share: f64| sorted.get((share * (sorted.len().max(1) - 1) as f64) as usize).copied().unwrap_or(0);
         format!(
@@ -215,8 +214,8 @@ impl Summary {
             self.sentences,
             self.tokens,
             self.entities,
-            elapsed.as_secs_f64(),
-            self.tokens as f64 / elapsed.as_secs_f64().max(f64::EPSILON),
+            elapsed,
+            self.tokens as f64 / elapsed.max(1e-3),
             at(0.5),
             at(0.99),
         )

@@ -168,3 +168,47 @@ fn raw_text_is_read_where_the_settings_say_so() {
     assert_eq!((annotation["text"].as_str(), annotation["id"].is_null()), (Some("Chào Huế."), true));
     stream.wait_until_committed();
 }
+
+#[test]
+fn a_trace_runs_through_the_worker() {
+    let stream = Stream::new(Broker::shared(), 1);
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("00-{trace}-b7ad6b7169203331-01");
+    stream.broker.produce(&stream.input, [Message::new(document("Chào Huế.")).header("traceparent", parent.as_str())]);
+    // Nobody listens there: a collector that is away costs spans, not records.
+    let endpoint = "telemetry.otlp_endpoint=http://127.0.0.1:9";
+    let _worker = stream.worker("a", &[endpoint, "telemetry.trace_sample_ratio=1"]);
+    let output = stream.outputs(1).remove(0);
+    let context = String::from_utf8(output.header("traceparent").unwrap().to_vec()).unwrap();
+    assert!(context.starts_with(&format!("00-{trace}-")) && context != parent, "{context}");
+    assert_eq!(output.headers.iter().filter(|(key, _)| key == "traceparent").count(), 1);
+}
+
+#[test]
+fn health_and_metrics_are_served_while_it_runs() {
+    let stream = Stream::new(Broker::shared(), 1);
+    stream.feed(0..20);
+    let worker = stream.worker("a", &["admin.address=127.0.0.1:0"]);
+    stream.outputs(20);
+    let log = worker.log();
+    let line = log.lines().find(|line| line.contains("serving health and metrics")).expect("the address");
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let get = |page: &str| {
+        let address = line["address"].as_str().unwrap();
+        let mut answer = ureq::get(format!("http://{address}{page}")).call().unwrap();
+        answer.body_mut().read_to_string().unwrap()
+    };
+    for page in ["/livez", "/readyz", "/startupz"] {
+        assert!(get(page).contains("ok"), "{page}: {}", get(page));
+    }
+    let of_topic = |line: &str| line.contains(&stream.output) && line.ends_with(" 20");
+    common::worker::wait_until("20 published records in the metrics", || {
+        get("/metrics").lines().any(|line| line.starts_with("messaging_client_sent_messages_total") && of_topic(line))
+    });
+    // librdkafka reports every five seconds; all is committed, so nothing lags.
+    common::worker::wait_until("a lag of 0", || {
+        get("/metrics")
+            .lines()
+            .any(|line| line.starts_with("vitag_consumer_lag") && line.contains(&stream.input) && line.ends_with(" 0"))
+    });
+}
