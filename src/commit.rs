@@ -1,251 +1,386 @@
-//! Per partition, the finished prefix: which results may be published, and which offset comes next.
+//! The loop that publishes what is finished, in order, again and again.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::admin::Beat;
 use crate::record::{Partition, Record};
+use crate::sink::{Conclusion, Finished, Outcome, Sink, SinkError};
+use crate::source::StopSignal;
+use crate::telemetry::{self, InputMetrics, Metrics};
 
-/// The assignments that hold at this moment: partition → epoch.
-///
-/// The source changes it in its rebalance callback; the committer holds the lock while it publishes, so that a
-/// partition cannot leave in the middle of a transaction and stale work is never committed under a new membership.
-#[derive(Clone, Debug, Default)]
-pub struct Assignments(Arc<Mutex<HashMap<Partition, u64>>>);
+mod tracker;
 
-impl Assignments {
-    /// Waits for the lock.
-    pub fn lock(&self) -> MutexGuard<'_, HashMap<Partition, u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+pub use tracker::{Assignments, Mark, Progress, Tracker};
 
-/// A place in the order of admission of one assignment.
+/// When results are committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The partition.
-    pub partition: Partition,
-    /// The assignment.
-    pub epoch: u64,
-    /// The slot after the last one meant.
-    pub slot: u64,
+pub struct CommitOptions {
+    /// Longest time that a finished result waits.
+    pub interval: Duration,
+    /// Finished results that are committed without waiting.
+    pub records: usize,
 }
 
-/// How far the slots before a [`Mark`] have come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Some are not finished.
-    Waiting,
-    /// All are finished, some not committed.
-    Finished,
-    /// All are committed.
-    Committed,
-    /// The assignment has ended.
-    Gone,
-}
-
-/// Results of one assignment of a partition that are not yet committed.
-#[derive(Debug)]
-struct Slots<T> {
-    epoch: u64,
-    /// Slot of the first staged result.
-    first: u64,
-    staged: VecDeque<Option<Record<T>>>,
-    /// How many of the staged are finished without a gap.
-    ready: usize,
-    /// How many of these are in the publication at hand.
-    sealed: usize,
-}
-
-/// The results that wait for their turn, by partition, in the order of admission.
-#[derive(Debug)]
-pub struct Tracker<T> {
-    partitions: HashMap<Partition, Slots<T>>,
-}
-
-impl<T> Default for Tracker<T> {
+impl Default for CommitOptions {
     fn default() -> Self {
-        Self { partitions: HashMap::new() }
+        Self { interval: Duration::from_millis(200), records: 5000 }
     }
 }
 
-impl<T> Tracker<T> {
-    /// Begins an assignment; what an older one of the partition left is dropped.
-    pub fn assign(&mut self, partition: Partition, epoch: u64) {
-        self.partitions.insert(partition, Slots { epoch, first: 0, staged: VecDeque::new(), ready: 0, sealed: 0 });
+/// What the committer is told.
+#[derive(Debug)]
+pub enum Command {
+    /// An assignment begins.
+    Assign(Partition, u64),
+    /// A record is finished.
+    Finish(Finished),
+    /// Commit every partition up to its slot, then answer; what is not finished by the deadline is given up.
+    Drain {
+        /// How far.
+        upto: Vec<Mark>,
+        /// When to give up.
+        deadline: Instant,
+        /// Answered with whether all was committed.
+        done: Sender<bool>,
+    },
+}
+
+struct Drain {
+    upto: Vec<Mark>,
+    deadline: Instant,
+    done: Sender<bool>,
+}
+
+/// Collects results and publishes the finished prefix of every partition, again and again.
+pub struct Committer<S> {
+    sink: S,
+    report: Report,
+    options: CommitOptions,
+    assignments: Assignments,
+    stop: StopSignal,
+    tracker: Tracker<Conclusion>,
+    drains: Vec<Drain>,
+    /// When the next commit is due; none while nothing is finished.
+    due: Option<Instant>,
+    failures: u32,
+}
+
+/// What is told of commits.
+pub struct Report {
+    metrics: Metrics,
+    /// Consumer group, an attribute of the metrics.
+    group: String,
+    beat: Option<Beat>,
+    inputs: HashMap<Arc<str>, InputMetrics>,
+}
+
+impl Report {
+    /// A report to `metrics` and, where health is watched, to `beat`.
+    pub fn new(metrics: Metrics, group: &str, beat: Option<Beat>) -> Self {
+        Self { metrics, group: group.to_owned(), beat, inputs: HashMap::new() }
     }
 
-    /// Ends the assignment of `mark`: what it left uncommitted is dropped.
-    pub fn release(&mut self, mark: &Mark) {
-        if self.progress(mark) != Progress::Gone {
-            self.partitions.remove(&mark.partition);
+    fn beat(&self) {
+        if let Some(beat) = &self.beat {
+            beat.beat();
         }
     }
 
-    /// Takes a result; one of an assignment that has ended is dropped.
-    pub fn finish(&mut self, record: Record<T>) {
-        let position = &record.position;
-        let Some(slots) = self.partitions.get_mut(&position.partition).filter(|slots| slots.epoch == position.epoch)
-        else {
-            return;
-        };
-        let index = (position.slot - slots.first) as usize;
-        if slots.staged.len() <= index {
-            slots.staged.resize_with(index + 1, || None);
-        }
-        slots.staged[index] = Some(record);
-        while slots.staged.get(slots.ready).is_some_and(Option::is_some) {
-            slots.ready += 1;
-        }
-    }
-
-    /// Number of results that may be published.
-    pub fn ready(&self) -> usize {
-        self.partitions.values().map(|slots| slots.ready).sum()
-    }
-
-    /// How far the slots before `mark` have come.
-    pub fn progress(&self, mark: &Mark) -> Progress {
-        match self.partitions.get(&mark.partition).filter(|slots| slots.epoch == mark.epoch) {
-            None => Progress::Gone,
-            Some(slots) if slots.first >= mark.slot => Progress::Committed,
-            Some(slots) if slots.first + slots.ready as u64 >= mark.slot => Progress::Finished,
-            Some(_) => Progress::Waiting,
+    fn committed(&mut self, records: Vec<Finished>, elapsed: Duration) {
+        self.metrics.committed(records.len(), elapsed);
+        for Record { position, original, payload } in records {
+            let latency = original.received.elapsed();
+            self.metrics.latency(latency);
+            let topic = position.partition.topic;
+            let input = self.inputs.entry(topic).or_insert_with_key(|topic| self.metrics.input(topic, &self.group));
+            match &payload.outcome {
+                Outcome::DeadLetter(reject) | Outcome::DeadLetterWithoutValue(reject) => {
+                    input.refused(latency, reject.code);
+                    payload.span.finish(telemetry::Outcome::DeadLetter(reject));
+                }
+                Outcome::Output(_) | Outcome::Tombstone => {
+                    input.processed(latency);
+                    payload.span.finish(telemetry::Outcome::Output);
+                }
+            }
         }
     }
+}
 
-    /// Drops the assignments that do not hold any more.
-    pub fn retain(&mut self, current: &HashMap<Partition, u64>) {
-        self.partitions.retain(|partition, slots| current.get(partition) == Some(&slots.epoch));
+/// How long the loop sleeps when nothing is due: the beat of its health check.
+const IDLE: Duration = Duration::from_millis(500);
+
+impl<S: Sink> Committer<S> {
+    /// A committer over `sink`.
+    pub fn new(sink: S, report: Report, options: CommitOptions, assignments: Assignments, stop: StopSignal) -> Self {
+        let (tracker, drains) = (Tracker::default(), Vec::new());
+        Self { sink, report, options, assignments, stop, tracker, drains, due: None, failures: 0 }
     }
 
-    /// Takes all that may be published into the publication at hand. Until [`Tracker::retire`] it stays the same, so
-    /// that an attempt whose end is unknown can be told from the next.
-    pub fn seal(&mut self) {
-        self.partitions.values_mut().for_each(|slots| slots.sealed = slots.ready);
-    }
-
-    /// The publication at hand: per partition in slot order.
-    pub fn sealed(&self) -> Vec<&Record<T>> {
-        self.partitions.values().flat_map(|slots| slots.staged.iter().take(slots.sealed)).flatten().collect()
-    }
-
-    /// Some records of the publication at hand, by their places in [`Tracker::sealed`].
-    pub fn sealed_mut<'a>(&'a mut self, places: &'a [usize]) -> impl Iterator<Item = &'a mut Record<T>> {
-        let all = self.partitions.values_mut().flat_map(|slots| slots.staged.iter_mut().take(slots.sealed)).flatten();
-        all.enumerate().filter(|(place, _)| places.contains(place)).map(|(_, record)| record)
-    }
-
-    /// For every partition of the publication at hand, the offset after its last record.
-    pub fn next_offsets(&self) -> Vec<(Partition, i64)> {
-        let last =
-            |slots: &Slots<T>| slots.staged.get(slots.sealed.checked_sub(1)?)?.as_ref().map(|r| r.position.offset);
-        self.partitions.iter().filter_map(|(p, slots)| Some((p.clone(), last(slots)? + 1))).collect()
-    }
-
-    /// Retires the publication at hand, after it was committed; returns it.
-    pub fn retire(&mut self) -> Vec<Record<T>> {
-        let mut retired = Vec::new();
-        for slots in self.partitions.values_mut() {
-            retired.extend(slots.staged.drain(..slots.sealed).flatten());
-            slots.first += slots.sealed as u64;
-            slots.ready -= slots.sealed;
-            slots.sealed = 0;
+    /// Runs until every sender of `inbox` is gone, or until the pipeline is abandoned: its end, and that of the inbox,
+    /// then ends the stages before it. An end in good order is preceded by a [`Command::Drain`]; what is finished
+    /// without one is left to the next worker.
+    ///
+    /// # Errors
+    /// When the sink fails for good.
+    pub fn run(mut self, inbox: &Receiver<Command>) -> Result<(), SinkError> {
+        while !self.stop.is_abandoned() {
+            self.report.beat();
+            match inbox.recv_timeout(self.patience(Instant::now())) {
+                Ok(command) => self.take(command, inbox),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let now = Instant::now();
+            if self.commit_is_due(now) {
+                self.commit()?;
+            }
+            self.answer_drains(Instant::now());
+            self.schedule();
         }
-        retired
+        Ok(())
     }
+
+    /// Whatever has changed: what is finished gets a time for its commit, and nothing is due where nothing is finished.
+    fn schedule(&mut self) {
+        if self.tracker.ready() == 0 {
+            (self.due, self.failures) = (None, 0);
+        } else if self.due.is_none() {
+            self.due = Some(Instant::now() + self.options.interval);
+        }
+    }
+
+    fn patience(&self, now: Instant) -> Duration {
+        let due = self.due.into_iter().chain(self.drains.iter().map(|drain| drain.deadline)).min();
+        due.map_or(IDLE, |due| due.saturating_duration_since(now).min(IDLE))
+    }
+
+    /// Takes `command` and whatever else has arrived, so that one commit serves all.
+    fn take(&mut self, command: Command, inbox: &Receiver<Command>) {
+        for command in std::iter::once(command).chain(inbox.try_iter().take(self.options.records)) {
+            match command {
+                Command::Assign(partition, epoch) => self.tracker.assign(partition, epoch),
+                Command::Finish(record) => self.tracker.finish(record),
+                Command::Drain { upto, deadline, done } => self.drains.push(Drain { upto, deadline, done }),
+            }
+        }
+    }
+
+    fn commit_is_due(&self, now: Instant) -> bool {
+        let backing_off = self.failures > 0 && self.due.is_some_and(|due| due > now);
+        let waits = |mark: &Mark| self.tracker.progress(mark) == Progress::Waiting;
+        let drained = || self.drains.iter().any(|drain| drain.deadline <= now || !drain.upto.iter().any(waits));
+        let enough = || self.tracker.ready() >= self.options.records;
+        self.tracker.ready() > 0 && !backing_off && (self.due.is_some_and(|due| due <= now) || enough() || drained())
+    }
+
+    /// Publishes the finished prefix, or again what the last attempt failed on, under the lock of the assignments.
+    fn commit(&mut self) -> Result<(), SinkError> {
+        let assignments = self.assignments.clone();
+        let current = assignments.lock();
+        self.tracker.retain(&current);
+        self.due = None;
+        if self.failures == 0 || self.tracker.sealed().is_empty() {
+            self.failures = 0;
+            self.tracker.seal();
+        }
+        let records = self.tracker.sealed();
+        if records.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        match self.sink.publish(&records, &self.tracker.next_offsets()) {
+            Ok(()) => {
+                self.failures = 0;
+                let committed = self.tracker.retire();
+                drop(current);
+                self.report.committed(committed, started.elapsed());
+                Ok(())
+            }
+            Err(SinkError::Retry(reason)) => {
+                tracing::warn!(%reason, "cannot commit, trying again");
+                self.report.metrics.transaction_retried();
+                self.failures += 1;
+                self.due = Some(Instant::now() + backoff(self.failures));
+                Ok(())
+            }
+            Err(SinkError::TooLarge(places)) => self.shrink(&places),
+            Err(fatal) => Err(fatal),
+        }
+    }
+
+    /// Makes dead letters of outputs that their topic does not take, to be published in their place.
+    fn shrink(&mut self, places: &[usize]) -> Result<(), SinkError> {
+        self.due = Some(Instant::now());
+        for record in self.tracker.sealed_mut(places) {
+            let position = &record.position;
+            let Some(smaller) = record.payload.outcome.shrunk() else {
+                let (partition, offset) = (&position.partition, position.offset);
+                return Err(SinkError::Fatal(format!(
+                    "{partition} {offset}: key and headers are too large for a topic"
+                )));
+            };
+            tracing::warn!(partition = %position.partition, offset = position.offset, "too large for its topic");
+            if let Outcome::DeadLetter(reject) = &smaller {
+                self.report.metrics.dead_letter(reject.stage, reject.code);
+            }
+            record.payload.outcome = smaller;
+        }
+        Ok(())
+    }
+
+    fn answer_drains(&mut self, now: Instant) {
+        let tracker = &mut self.tracker;
+        self.drains.retain(|drain| {
+            let over = |mark| matches!(tracker.progress(mark), Progress::Committed | Progress::Gone);
+            if !drain.upto.iter().all(over) && drain.deadline > now {
+                return true;
+            }
+            let complete = drain.upto.iter().all(|mark| tracker.progress(mark) == Progress::Committed);
+            drain.upto.iter().for_each(|mark| tracker.release(mark));
+            // The source may have stopped waiting.
+            let _ = drain.done.send(complete);
+            false
+        });
+    }
+}
+
+/// 50 ms after the first failure, doubling to 5 s.
+fn backoff(failures: u32) -> Duration {
+    Duration::from_millis(25 << failures.min(8)).min(Duration::from_secs(5))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::record::{Gauge, Original, Position};
-    use proptest::prelude::*;
+    use crate::telemetry::RecordSpan;
+    use bytes::Bytes;
+    use std::sync::Mutex;
 
-    fn partition(id: i32) -> Partition {
-        Partition { topic: "in".into(), id }
+    /// A sink that fails as often as it is told to, and remembers what it was given.
+    #[derive(Clone, Default)]
+    struct Scripted {
+        failures: Arc<Mutex<Vec<SinkError>>>,
+        published: Arc<Mutex<Vec<Vec<i64>>>>,
     }
 
-    fn record(id: i32, epoch: u64, slot: u64) -> Record<()> {
+    impl Sink for Scripted {
+        fn publish(&mut self, records: &[&Finished], _: &[(Partition, i64)]) -> Result<(), SinkError> {
+            if let Some(error) = self.failures.lock().unwrap().pop() {
+                return Err(error);
+            }
+            let offsets = records.iter().map(|record| record.position.offset).collect();
+            self.published.lock().unwrap().push(offsets);
+            Ok(())
+        }
+    }
+
+    fn partition() -> Partition {
+        Partition { topic: "in".into(), id: 0 }
+    }
+
+    fn finished(slot: u64, outcome: Outcome) -> Command {
         let original = Original {
             key: None,
             value: None,
             headers: vec![],
             timestamp_ms: None,
-            received: std::time::Instant::now(),
+            received: Instant::now(),
             held: Gauge::default().hold(0),
         };
-        // Offsets have gaps: every third one is a transaction marker.
-        let offset = (slot + slot / 2) as i64;
-        let position = Position { partition: partition(id), offset, epoch, slot };
-        Record { position, original: Arc::new(original), payload: () }
+        let position = Position { partition: partition(), offset: slot as i64, epoch: 1, slot };
+        let payload = Conclusion { outcome, span: RecordSpan::default() };
+        Command::Finish(Record { position, original: Arc::new(original), payload })
+    }
+
+    fn output() -> Outcome {
+        Outcome::Output(Bytes::new())
+    }
+
+    fn committer(sink: &Scripted) -> Committer<Scripted> {
+        let options = CommitOptions { interval: Duration::from_millis(1), records: 100 };
+        let assignments = Assignments::default();
+        assignments.lock().insert(partition(), 1);
+        let report = Report::new(Metrics::disabled(), "group", None);
+        Committer::new(sink.clone(), report, options, assignments, StopSignal::default())
+    }
+
+    /// Runs a committer on `commands`, with a drain of `slots` at the end; returns whether that was complete.
+    fn run(sink: &Scripted, commands: Vec<Command>, slots: u64) -> bool {
+        let (sender, inbox) = crossbeam_channel::unbounded();
+        sender.send(Command::Assign(partition(), 1)).unwrap();
+        let (done, answer) = crossbeam_channel::bounded(1);
+        let mark = Mark { partition: partition(), epoch: 1, slot: slots };
+        let drain = Command::Drain { upto: vec![mark], deadline: Instant::now() + Duration::from_secs(10), done };
+        commands.into_iter().chain([drain]).for_each(|command| sender.send(command).unwrap());
+        let committer = committer(sink);
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| committer.run(&inbox));
+            let complete = answer.recv().unwrap();
+            drop(sender);
+            running.join().unwrap().unwrap();
+            complete
+        })
     }
 
     #[test]
-    fn a_gap_holds_back_what_follows() {
-        let mut tracker = Tracker::default();
-        tracker.assign(partition(0), 1);
-        tracker.finish(record(0, 1, 1));
-        tracker.seal();
-        assert_eq!((tracker.ready(), tracker.next_offsets()), (0, vec![]));
-        tracker.finish(record(0, 1, 0));
-        tracker.seal();
-        assert_eq!(tracker.next_offsets(), [(partition(0), 2)]);
-        assert_eq!(tracker.retire().len(), 2);
-        let progress = |epoch, slot| tracker.progress(&Mark { partition: partition(0), epoch, slot });
-        assert_eq!((progress(1, 2), progress(1, 3)), (Progress::Committed, Progress::Waiting));
-        assert_eq!(progress(2, 0), Progress::Gone);
+    fn what_failed_is_published_again_and_once() {
+        let sink = Scripted::default();
+        *sink.failures.lock().unwrap() = vec![SinkError::Retry("a".into()), SinkError::Retry("b".into())];
+        assert!(run(&sink, (0..3).map(|slot| finished(slot, output())).collect(), 3));
+        assert_eq!(*sink.published.lock().unwrap(), [[0, 1, 2]]);
     }
 
     #[test]
-    fn a_publication_stays_the_same_until_it_is_retired() {
-        let mut tracker = Tracker::default();
-        tracker.assign(partition(0), 1);
-        tracker.finish(record(0, 1, 0));
-        tracker.seal();
-        tracker.finish(record(0, 1, 1));
-        assert_eq!((tracker.sealed().len(), tracker.next_offsets()), (1, vec![(partition(0), 1)]));
-        assert_eq!((tracker.retire().len(), tracker.ready()), (1, 1));
-    }
-
-    #[test]
-    fn work_of_an_older_assignment_is_dropped() {
-        let mut tracker = Tracker::default();
-        tracker.assign(partition(0), 1);
-        tracker.finish(record(0, 1, 0));
-        tracker.assign(partition(0), 2);
-        tracker.finish(record(0, 1, 0));
-        assert_eq!(tracker.ready(), 0);
-        tracker.finish(record(0, 2, 0));
-        tracker.retain(&HashMap::from([(partition(0), 3)]));
-        assert_eq!(tracker.ready(), 0);
-    }
-
-    proptest! {
-        #[test]
-        fn every_result_is_published_once_and_in_order(
-            order in prop::collection::vec((0i32..3, 0u64..30), 1..90).prop_shuffle(),
-            commits in prop::collection::vec(any::<bool>(), 90),
-        ) {
-            let mut tracker = Tracker::default();
-            (0..3).for_each(|id| tracker.assign(partition(id), 7));
-            let mut seen = std::collections::HashSet::new();
-            let mut published: HashMap<Partition, Vec<u64>> = HashMap::new();
-            for ((id, slot), commit) in order.into_iter().filter(|&key| seen.insert(key)).zip(commits) {
-                tracker.finish(record(id, 7, slot));
-                if commit {
-                    tracker.seal();
-                    prop_assert_eq!(tracker.sealed().len(), tracker.ready());
-                    for record in tracker.retire() {
-                        published.entry(record.position.partition).or_default().push(record.position.slot);
-                    }
-                }
+    fn what_finishes_while_an_attempt_is_repeated_is_published_without_more_input() {
+        let sink = Scripted::default();
+        *sink.failures.lock().unwrap() = vec![SinkError::Retry("later".into())];
+        let mut committer = committer(&sink);
+        committer.tracker.assign(partition(), 1);
+        let (sender, inbox) = crossbeam_channel::unbounded();
+        committer.take(finished(0, output()), &inbox);
+        committer.commit().unwrap();
+        committer.take(finished(1, output()), &inbox);
+        let stop = committer.stop.clone();
+        std::thread::scope(|scope| {
+            let running = scope.spawn(|| committer.run(&inbox));
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while sink.published.lock().unwrap().len() < 2 && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
             }
-            tracker.seal();
-            tracker.retire().into_iter().for_each(|r| published.entry(r.position.partition).or_default().push(r.position.slot));
-            for (p, slots) in published {
-                let whole = (0..).take_while(|&slot| seen.contains(&(p.id, slot))).collect::<Vec<u64>>();
-                prop_assert_eq!(slots, whole);
-            }
-        }
+            stop.abandon();
+            running.join().unwrap().unwrap();
+        });
+        drop(sender);
+        assert_eq!(*sink.published.lock().unwrap(), [[0], [1]]);
+    }
+
+    #[test]
+    fn an_output_too_large_becomes_a_dead_letter_and_then_one_without_its_value() {
+        let sink = Scripted::default();
+        *sink.failures.lock().unwrap() = vec![SinkError::TooLarge(vec![1]), SinkError::TooLarge(vec![1])];
+        assert!(run(&sink, (0..2).map(|slot| finished(slot, output())).collect(), 2));
+        assert_eq!(*sink.published.lock().unwrap(), [[0, 1]]);
+    }
+
+    #[test]
+    fn a_record_that_never_finishes_makes_the_drain_incomplete() {
+        let sink = Scripted::default();
+        let (sender, inbox) = crossbeam_channel::unbounded();
+        let (done, answer) = crossbeam_channel::bounded(1);
+        sender.send(Command::Assign(partition(), 1)).unwrap();
+        sender.send(finished(0, output())).unwrap();
+        sender.send(finished(2, output())).unwrap();
+        let mark = Mark { partition: partition(), epoch: 1, slot: 3 };
+        sender.send(Command::Drain { upto: vec![mark], deadline: Instant::now(), done }).unwrap();
+        drop(sender);
+        committer(&sink).run(&inbox).unwrap();
+        assert_eq!(answer.recv(), Ok(false));
+        assert_eq!(*sink.published.lock().unwrap(), [[0]]);
     }
 }

@@ -14,13 +14,13 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::batch::{BatchOptions, Batcher};
-use crate::commit::Assignments;
+use crate::commit::{Assignments, Command, CommitOptions, Committer, Report};
 use crate::decode::{DecodeOptions, Document, decode};
 use crate::encode::{EncodeOptions, annotate, encode};
 use crate::infer::{InferError, Logits, Session};
 use crate::record::{Code, Record, Reject, Stage};
 use crate::registry::Model;
-use crate::sink::{Command, CommitOptions, Committer, Conclusion, Outcome, Report, Sink, SinkError};
+use crate::sink::{Conclusion, Outcome, Sink, SinkError};
 use crate::source::{Intake, Source, StopSignal};
 use crate::telemetry::{LaneMetrics, Metrics, RecordSpan, RecordTracer};
 use crate::tokenize::{Tokens, Window};

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 
-use crate::commit::{Assignments, Mark};
+use crate::commit::{Assignments, Command, Mark};
 use crate::pipeline::Monitor;
 use crate::record::{Gauge, Header, Original, Partition, Position, Record};
-use crate::sink::Command;
 use crate::telemetry::{Metrics, PartitionWatch, RecordSpan, RecordTracer};
 
 pub mod file;

@@ -3,11 +3,11 @@
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
+use crate::commit::Report;
 use crate::config::Settings;
 use crate::decode::Format;
 use crate::encode::Form;
 use crate::pipeline::{self, Monitor};
-use crate::sink::Report;
 use crate::sink::file::FileSink;
 use crate::source::StopSignal;
 use crate::source::file::FileSource;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::admin::Health;
 use crate::batch::BatchOptions;
+use crate::commit::{CommitOptions, Report};
 use crate::config::{Delivery, GroupProtocol, OffsetReset, OutputMode, Settings};
 use crate::encode::{EncodeOptions, Form};
 use crate::infer::{InferOptions, Runtime, RuntimeError, Session};
@@ -12,7 +13,6 @@ use crate::kafka::{ConnectError, Connection};
 use crate::pipeline::{self, Monitor, PipelineError, PipelineOptions};
 use crate::registry::{Model, ModelError};
 use crate::sink::kafka::{KafkaSink, KafkaSinkOptions};
-use crate::sink::{CommitOptions, Report};
 use crate::source::kafka::{KafkaSource, KafkaSourceOptions};
 use crate::source::{IntakeOptions, StopSignal};
 use crate::telemetry::ModelInfo;
