@@ -215,7 +215,7 @@ fetch_broker() {
     pins=$(cat "$root/tests/broker/jars.sha256")
     if ! is_current "$target" "$pins"; then
         say "broker: downloading Apache Kafka $KAFKA_VERSION (44 MB)"
-        mvn --quiet --batch-mode --no-transfer-progress --file "$root/tests/broker/pom.xml" \
+        mvn --quiet --batch-mode --no-transfer-progress -Dstyle.color=never --file "$root/tests/broker/pom.xml" \
             dependency:copy-dependencies -DoutputDirectory="$scratch/kafka" ||
             die "Maven could not fetch the jars; is its repository reachable? Nothing was changed"
         (cd "$scratch/kafka" && sha256sum --quiet --check "$root/tests/broker/jars.sha256") ||

@@ -1,5 +1,7 @@
 //! Exactly once, as far as workers come, go and die; the real broker tells what was committed.
 
+#![cfg(feature = "worker")]
+
 mod common;
 
 use common::broker::{Broker, End, Message};

@@ -1,5 +1,7 @@
 //! A worker between topics of a real broker: what comes out, and in what order.
 
+#![cfg(feature = "worker")]
+
 mod common;
 
 use common::broker::{Broker, Message, Received};
