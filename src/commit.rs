@@ -236,11 +236,12 @@ impl<S: Sink> Committer<S> {
     fn answer_drains(&mut self, now: Instant) {
         let tracker = &mut self.tracker;
         self.drains.retain(|drain| {
+            // What is gone has been given up by a drain of its own.
             let over = |mark| matches!(tracker.progress(mark), Progress::Committed | Progress::Gone);
-            if !drain.upto.iter().all(over) && drain.deadline > now {
+            let complete = drain.upto.iter().all(over);
+            if !complete && drain.deadline > now {
                 return true;
             }
-            let complete = drain.upto.iter().all(|mark| tracker.progress(mark) == Progress::Committed);
             drain.upto.iter().for_each(|mark| tracker.release(mark));
             // The source may have stopped waiting.
             let _ = drain.done.send(complete);

@@ -57,6 +57,8 @@ struct Admitted {
     /// Slot of the next record.
     next: u64,
     gauge: Gauge,
+    /// Whether it is paused; a new assignment never is.
+    paused: bool,
     watch: PartitionWatch,
 }
 
@@ -96,7 +98,7 @@ impl Intake {
         let _ = self.committer.send(Command::Assign(partition.clone(), epoch));
         let gauge = Gauge::default();
         let watch = self.metrics.partition(&partition, &gauge);
-        self.partitions.insert(partition, Admitted { epoch, next: 0, gauge, watch });
+        self.partitions.insert(partition, Admitted { epoch, next: 0, gauge, paused: false, watch });
     }
 
     /// Sends a message on its way. One of a partition that is not assigned is dropped: its owner reads it.
@@ -128,14 +130,9 @@ impl Intake {
         self.records.send(record.with(span)).map_err(|_| Stopped)
     }
 
-    /// Bytes in flight of every partition.
-    pub fn bytes(&self) -> impl Iterator<Item = (&Partition, usize)> {
-        self.partitions.iter().map(|(partition, admitted)| (partition, admitted.gauge.bytes()))
-    }
-
     /// Bytes in flight over all partitions.
     pub fn total_bytes(&self) -> usize {
-        self.bytes().map(|(_, bytes)| bytes).sum()
+        self.partitions.values().map(|admitted| admitted.gauge.bytes()).sum()
     }
 
     /// What is seen of a partition from outside.

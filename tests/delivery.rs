@@ -123,6 +123,24 @@ fn what_others_aborted_is_never_read() {
     stream.assert_exactly_once(5);
 }
 
+#[test]
+fn a_worker_that_may_hold_little_pauses_and_goes_on() {
+    let stream = Stream::new(Broker::shared(), 2);
+    stream.feed(0..RECORDS);
+    let worker = stream.worker(
+        "a",
+        &[
+            "intake.max_bytes=40000",
+            "intake.partition_high_bytes=10000",
+            "intake.partition_low_bytes=5000",
+            "telemetry.log_level=info,vitag::source=debug",
+        ],
+    );
+    stream.assert_exactly_once(RECORDS);
+    worker.wait_for_log("partition paused");
+    worker.wait_for_log("partition resumed");
+}
+
 /// A compacted topic takes no record without a key.
 fn stops_uncommitted_where_the_output_refuses(delivery: &str) {
     let broker = Broker::shared();

@@ -1,6 +1,6 @@
 //! Records from Kafka: the thread that polls, and what happens when partitions come and go.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -110,7 +110,6 @@ pub struct KafkaSource {
     consumer: Arc<Consumer>,
     beat: Beat,
     consumed: HashMap<String, InputMetrics>,
-    paused: HashSet<Partition>,
     /// The partitions together hold too much.
     full: bool,
     regulated: Instant,
@@ -133,15 +132,7 @@ impl KafkaSource {
         wait_for_topics(&consumer, &options)?;
         let input = |topic: &String| (topic.clone(), metrics.input(topic, &options.group_id));
         let consumed = options.topics.iter().map(input).collect();
-        Ok(Self {
-            options,
-            consumer: Arc::new(consumer),
-            beat,
-            consumed,
-            paused: HashSet::new(),
-            full: false,
-            regulated: Instant::now(),
-        })
+        Ok(Self { options, consumer: Arc::new(consumer), beat, consumed, full: false, regulated: Instant::now() })
     }
 
     /// The consumer, for the sink's transactions.
@@ -186,34 +177,30 @@ impl KafkaSource {
     /// Pauses partitions that hold too much and resumes those that have room again.
     fn regulate(&mut self) {
         let options = &self.options.intake;
-        let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
-        if let Some(intake) = self.consumer.context().intake().as_ref() {
-            let total = intake.total_bytes();
-            // Half is the low mark of the whole: a pause throws away what was fetched ahead, so it must not flutter.
-            self.full = total >= options.max_bytes || self.full && total > options.max_bytes / 2;
-            let full = self.full;
-            self.paused.retain(|partition| intake.partitions.contains_key(partition));
-            for (partition, bytes) in intake.bytes() {
-                let paused = self.paused.contains(partition);
-                intake.watch(partition).inspect(|watch| watch.set_paused(paused));
-                if !paused && (full || bytes >= options.partition_high_bytes) {
-                    pause.add_partition(&partition.topic, partition.id);
-                } else if paused && !full && bytes <= options.partition_low_bytes {
-                    resume.add_partition(&partition.topic, partition.id);
-                }
-            }
-        }
-        for (list, pausing) in [(pause, true), (resume, false)] {
-            if list.count() == 0 {
+        let mut guard = self.consumer.context().intake();
+        let Some(intake) = guard.as_mut() else { return };
+        let total = intake.total_bytes();
+        // Half is the low mark of the whole: a pause throws away what was fetched ahead, so it must not flutter.
+        self.full = total >= options.max_bytes || self.full && total > options.max_bytes / 2;
+        for (partition, admitted) in &mut intake.partitions {
+            let bytes = admitted.gauge.bytes();
+            let pause = match admitted.paused {
+                false => self.full || bytes >= options.partition_high_bytes,
+                true => self.full || bytes > options.partition_low_bytes,
+            };
+            if pause == admitted.paused {
                 continue;
             }
-            let done = if pausing { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&partition.topic, partition.id);
+            let done = if pause { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
             match done {
-                Ok(()) if pausing => self.paused.extend(partitions_of(&list)),
-                Ok(()) => partitions_of(&list).iter().for_each(|partition| {
-                    self.paused.remove(partition);
-                }),
-                Err(error) => tracing::warn!(%error, pausing, "cannot pause or resume partitions"),
+                Ok(()) => {
+                    tracing::debug!(%partition, bytes, "{}", if pause { "partition paused" } else { "partition resumed" });
+                    admitted.paused = pause;
+                    admitted.watch.set_paused(pause);
+                }
+                Err(error) => tracing::warn!(%error, %partition, pause, "cannot pause or resume a partition"),
             }
         }
     }
