@@ -51,6 +51,7 @@ fn train(out: &Path, start: f64, fails_after: Option<usize>, resume: bool) -> Re
 
 #[test]
 fn a_resumed_run_comes_to_the_same_weights() {
+    let _alone = common::alone();
     let (whole, broken) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let expected = train(whole.path(), 0.0, None, false).unwrap();
     train(broken.path(), 0.0, Some(3), false).unwrap_err();
@@ -62,6 +63,7 @@ fn a_resumed_run_comes_to_the_same_weights() {
 
 #[test]
 fn a_checkpoint_returns_every_tensor_and_refuses_other_shapes() {
+    let _alone = common::alone();
     let dir = TempDir::new().unwrap();
     let run = common::random_run(&dir, common::BIGRU);
     let path = dir.path().join("model.safetensors");

@@ -4,21 +4,12 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 use vitag_trainer::evaluate::{self, Part};
 use vitag_trainer::finetune::{Paths, finetune};
 use vitag_trainer::fit;
 use vitag_trainer::run::Run;
-
-/// libtorch has one generator of random numbers a process: runs that must repeat may not share it.
-static GENERATOR: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    tch::set_num_threads(1);
-    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn train(out: &Path, tokenizer: &Path, epochs: usize, resume: bool) {
     let paths = Paths { data: &common::fixtures(), tokenizer, out };
@@ -27,7 +18,7 @@ fn train(out: &Path, tokenizer: &Path, epochs: usize, resume: bool) {
 
 #[test]
 fn a_tiny_model_learns_its_training_data() {
-    let _alone = alone();
+    let _alone = common::alone();
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("run");
     train(&out, &common::tokenizer(dir.path()), 30, false);
@@ -53,7 +44,7 @@ fn a_tiny_model_learns_its_training_data() {
 
 #[test]
 fn one_seed_and_one_thread_give_the_same_bits() {
-    let _alone = alone();
+    let _alone = common::alone();
     let dir = TempDir::new().unwrap();
     let tokenizer = common::tokenizer(dir.path());
     let weights = ["a", "b"].map(|name| {

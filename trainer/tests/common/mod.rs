@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ort::environment::Environment;
 use ort::session::Session;
@@ -14,6 +14,14 @@ use vitag::tokenize::Window;
 use vitag_trainer::config::Config;
 use vitag_trainer::run::Run;
 use vitag_trainer::vocab;
+
+/// libtorch has one generator of random numbers a process: runs that must repeat may not share it.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    tch::set_num_threads(1);
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
     fixtures().join(name)
