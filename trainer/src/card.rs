@@ -4,13 +4,13 @@ use std::fmt::Write;
 
 use vitag::manifest::{Manifest, Task};
 
-use crate::config::Config;
+use crate::checkpoint::Description;
 use crate::evaluate::{self, Report};
 
 /// `README.md`.
-pub fn readme(manifest: &Manifest, config: &Config, report: &Report) -> String {
+pub fn readme(manifest: &Manifest, encoder: &Description, report: &Report) -> String {
     let (name, version, licence) = (&manifest.name, &manifest.version, &manifest.licence);
-    let encoder = &config.encoder;
+    let sizes = &encoder.sizes;
     let table = evaluate::table(&report.results);
     format!(
         "---
@@ -34,7 +34,7 @@ Tags raw Vietnamese text syllable by syllable, for vitag. Heads:
 {heads}
 Encoder: BERT with {layers} layers × {hidden}, {attention} attention heads, feed-forward width {ffn}, embeddings of \
 {embedding}, up to {max_length} WordPiece tokens (cased, NFC). Each head reads a learned mix of the embeddings and all \
-layers. Trained from random weights (seed {seed}); there is no pretraining in it.
+layers, unless `config.json` says that it reads the last one. The encoder began as: {origin}. Seed {seed}.
 
 ## Scores
 
@@ -66,12 +66,13 @@ media, speech, dialect and text without tone marks. Names of people and bodies t
 ",
         header_licence = licence.to_lowercase(),
         heads = heads(manifest),
-        layers = encoder.layers,
-        hidden = encoder.hidden,
-        attention = encoder.heads,
-        ffn = encoder.ffn,
-        embedding = encoder.embedding,
-        max_length = encoder.max_length,
+        layers = sizes.layers,
+        hidden = sizes.hidden,
+        attention = sizes.heads,
+        ffn = sizes.ffn,
+        embedding = sizes.embedding,
+        max_length = sizes.max_length,
+        origin = encoder.origin,
         seed = report.seed,
         data = data(manifest),
     )

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use vitag::manifest::{Task, TrainingData};
 
@@ -38,10 +38,22 @@ pub struct Model {
     pub data: Vec<TrainingData>,
 }
 
-/// Sizes of the encoder.
+/// The encoder: its sizes, or where a pretrained one is.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Encoder {
+    /// An encoder directory to start from, which also gives the sizes and the tokenizer.
+    pub from: Option<PathBuf>,
+    /// Sizes of an encoder that starts from random weights.
+    pub sizes: Option<Sizes>,
+    /// Probability of dropping a value in training.
+    pub dropout: f64,
+}
+
+/// Sizes of an encoder.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sizes {
     /// Longest input in tokens, special ones included.
     pub max_length: usize,
     /// Width of word and position embeddings; projected to `hidden` where they differ.
@@ -54,8 +66,13 @@ pub struct Encoder {
     pub heads: i64,
     /// Width of the feed-forward part.
     pub ffn: i64,
-    /// Probability of dropping a value in training.
-    pub dropout: f64,
+    /// Epsilon of the layer norms; 1e-12 if left out, as in BERT.
+    #[serde(default = "norm_epsilon")]
+    pub norm_epsilon: f64,
+}
+
+fn norm_epsilon() -> f64 {
+    1e-12
 }
 
 /// The loop: AdamW with a linear warm-up and a linear decay to zero.
@@ -70,14 +87,23 @@ pub struct Train {
     pub batch: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// Peak learning rate of the heads, where it is another.
+    pub head_learning_rate: Option<f64>,
     /// Share of all steps spent on the way to the peak.
     pub warmup: f64,
     /// Decoupled weight decay; none on norms and biases.
     pub weight_decay: f64,
+    /// Epsilon of Adam; 1e-6 if left out.
+    #[serde(default = "adam_epsilon")]
+    pub epsilon: f64,
     /// Greatest norm of the gradient of a step.
     pub clip: f64,
     /// Probability of hiding a unit behind `[UNK]` in training.
     pub unit_dropout: f64,
+}
+
+fn adam_epsilon() -> f64 {
+    1e-6
 }
 
 /// One task.
@@ -98,22 +124,70 @@ pub struct TaskConfig {
     pub head: Head,
 }
 
-/// Layers of a head, below its linear layer.
+/// Layers of a head, below its linear layer. The defaults are the sizes of the paper (§3.1.1).
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Head {
-    /// None.
-    Linear {
-        /// Probability of dropping an input of the linear layer in training.
-        dropout: f64,
-    },
-    /// A bidirectional GRU over the tokens.
-    Bigru {
-        /// Width of each direction.
-        hidden: i64,
-        /// Probability of dropping an input of the linear layer in training.
-        dropout: f64,
-    },
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// Which layers there are.
+    pub kind: HeadKind,
+    /// What it reads of the encoder.
+    #[serde(default)]
+    pub input: Input,
+    /// Width of each direction of the recurrent layer, where there is one.
+    #[serde(default = "recurrent_hidden")]
+    pub hidden: i64,
+    /// Width of each head of the attention layer, where there is one.
+    #[serde(default = "attention_hidden")]
+    pub attention_hidden: i64,
+    /// Heads of the attention layer, where there is one.
+    #[serde(default = "attention_heads")]
+    pub attention_heads: i64,
+    /// Probability of dropping a value between two layers in training.
+    #[serde(default = "head_dropout")]
+    pub dropout: f64,
+}
+
+/// The heads of the paper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadKind {
+    /// A linear layer alone.
+    Linear,
+    /// A bidirectional LSTM below it.
+    Bilstm,
+    /// A bidirectional GRU below it.
+    Bigru,
+    /// A bidirectional LSTM, then attention.
+    BilstmAttn,
+    /// A bidirectional GRU, then attention.
+    BigruAttn,
+}
+
+/// What a head reads of the encoder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// A learned mix of the embeddings and all layers.
+    #[default]
+    Mix,
+    /// The last layer.
+    Last,
+}
+
+fn recurrent_hidden() -> i64 {
+    256
+}
+
+fn attention_hidden() -> i64 {
+    64
+}
+
+fn attention_heads() -> i64 {
+    3
+}
+
+fn head_dropout() -> f64 {
+    0.5
 }
 
 impl Config {
@@ -152,19 +226,36 @@ impl Config {
 
 impl Encoder {
     fn validate(&self) -> Result<()> {
-        for (key, value) in [
+        match (&self.from, &self.sizes) {
+            (None, None) => bail!("encoder: it needs \"from\", a pretrained encoder, or its sizes in [encoder.sizes]"),
+            (Some(_), Some(_)) => bail!("encoder.sizes: leave them out, encoder.from gives them"),
+            (None, Some(sizes)) => sizes.validate("encoder.sizes")?,
+            (Some(_), None) => {}
+        }
+        probability("encoder.dropout", self.dropout)
+    }
+}
+
+impl Sizes {
+    /// Checks them; `key` is where they stand.
+    ///
+    /// # Errors
+    /// When one makes no sense; the message names it.
+    pub fn validate(&self, key: &str) -> Result<()> {
+        for (name, value) in [
             ("embedding", self.embedding),
             ("hidden", self.hidden),
             ("layers", self.layers),
             ("heads", self.heads),
             ("ffn", self.ffn),
         ] {
-            ensure!(value > 0, "encoder.{key}: {value} must be greater than 0");
+            ensure!(value > 0, "{key}.{name}: {value} must be greater than 0");
         }
-        ensure!(self.max_length >= 8, "encoder.max_length: {} must be at least 8", self.max_length);
+        ensure!(self.max_length >= 8, "{key}.max_length: {} must be at least 8", self.max_length);
         let (hidden, heads) = (self.hidden, self.heads);
-        ensure!(hidden % heads == 0, "encoder.heads: {heads} must divide encoder.hidden, {hidden}");
-        probability("encoder.dropout", self.dropout)
+        ensure!(hidden % heads == 0, "{key}.heads: {heads} must divide {key}.hidden, {hidden}");
+        ensure!(self.norm_epsilon > 0.0, "{key}.norm_epsilon: {} must be greater than 0", self.norm_epsilon);
+        Ok(())
     }
 }
 
@@ -173,7 +264,9 @@ impl Train {
         for (key, value) in [("epochs", self.epochs), ("patience", self.patience), ("batch", self.batch)] {
             ensure!(value > 0, "train.{key}: must be greater than 0");
         }
-        for (key, value) in [("learning_rate", self.learning_rate), ("clip", self.clip)] {
+        let head = self.head_learning_rate.unwrap_or(self.learning_rate);
+        let positive = [("learning_rate", self.learning_rate), ("head_learning_rate", head), ("clip", self.clip)];
+        for (key, value) in positive {
             ensure!(value > 0.0, "train.{key}: {value} must be greater than 0");
         }
         ensure!(self.weight_decay >= 0.0, "train.weight_decay: {} must not be negative", self.weight_decay);
@@ -187,13 +280,20 @@ impl TaskConfig {
         for (key, files) in [("train", &self.train), ("dev", &self.dev)] {
             ensure!(!files.is_empty(), "task.{key}: at least one file is needed");
         }
-        match self.head {
-            Head::Linear { dropout } => probability("task.head.dropout", dropout),
-            Head::Bigru { hidden, dropout } => {
-                ensure!(hidden > 0, "task.head.hidden: {hidden} must be greater than 0");
-                probability("task.head.dropout", dropout)
-            }
+        self.head.validate()
+    }
+}
+
+impl Head {
+    fn validate(&self) -> Result<()> {
+        for (key, value) in [
+            ("hidden", self.hidden),
+            ("attention_hidden", self.attention_hidden),
+            ("attention_heads", self.attention_heads),
+        ] {
+            ensure!(value > 0, "task.head.{key}: {value} must be greater than 0");
         }
+        probability("task.head.dropout", self.dropout)
     }
 }
 

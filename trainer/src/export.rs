@@ -14,7 +14,6 @@ use vitag::tags;
 use crate::card;
 use crate::data::Example;
 use crate::evaluate::{self, Part, Report};
-use crate::model;
 use crate::run::Run;
 use crate::{files, graph, onnx};
 
@@ -58,7 +57,7 @@ pub fn export(run: &Run, options: Options) -> Result<PathBuf> {
         version: settings.version.clone(),
         created: OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?,
         unit: run.tokenizer.unit(),
-        max_length: run.config.encoder.max_length,
+        max_length: run.encoder.sizes.max_length,
         opset: onnx::OPSET,
         heads,
         files: [MODEL, TOKENIZER, GOLDEN, CONFIG].into_iter().map(|name| entry(&dir, name)).collect::<Result<_>>()?,
@@ -67,7 +66,7 @@ pub fn export(run: &Run, options: Options) -> Result<PathBuf> {
         git_commit: options.git_commit.map(str::to_owned),
     };
     files::write_json(&dir.join("metrics.json"), &report)?;
-    files::write_atomically(&dir.join("README.md"), card::readme(&manifest, &run.config, &report).as_bytes())?;
+    files::write_atomically(&dir.join("README.md"), card::readme(&manifest, &run.encoder, &report).as_bytes())?;
     files::write_atomically(&dir.join("LICENSE"), card::licence(&manifest).as_bytes())?;
     files::write_json(&dir.join("manifest.json"), &manifest)?;
     Ok(dir)
@@ -114,7 +113,7 @@ fn golden(run: &Run, texts: &Path) -> Result<Golden> {
 
 /// `config.json` in the keys of Hugging Face's BERT, with the labels of every head.
 fn hugging_face_config(run: &Run) -> Value {
-    let encoder = &run.config.encoder;
+    let encoder = &run.encoder.sizes;
     let head = |(task, labels): (&crate::config::TaskConfig, &tags::Labels)| {
         let names = labels.names().iter().enumerate();
         let id2label: serde_json::Map<_, _> = names.clone().map(|(i, name)| (i.to_string(), json!(name))).collect();
@@ -123,8 +122,8 @@ fn hugging_face_config(run: &Run) -> Value {
     };
     let heads: serde_json::Map<_, _> = run.config.tasks.iter().zip(&run.labels).map(head).collect();
     json!({
-        "model_type": "bert",
-        "vocab_size": run.tokenizer.vocabulary_size(),
+        "model_type": run.encoder.kind,
+        "vocab_size": run.encoder.vocabulary,
         "embedding_size": encoder.embedding,
         "hidden_size": encoder.hidden,
         "num_hidden_layers": encoder.layers,
@@ -132,7 +131,7 @@ fn hugging_face_config(run: &Run) -> Value {
         "intermediate_size": encoder.ffn,
         "hidden_act": "gelu",
         "max_position_embeddings": encoder.max_length,
-        "layer_norm_eps": model::NORM_EPSILON,
+        "layer_norm_eps": encoder.norm_epsilon,
         "position_embedding_type": "absolute",
         "pad_token_id": 0,
         "heads": heads,

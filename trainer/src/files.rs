@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 
 /// Writes `bytes` to `path`: an interrupted write leaves what was there before.
@@ -39,6 +40,38 @@ pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<(
         let _ = fs::remove_file(&temporary);
     }
     written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Lets `write` fill a new directory beside `path`, then puts it in the place of `path` in one step: an interrupted
+/// write leaves what was there before.
+///
+/// # Errors
+/// When `write` fails or the directory cannot be moved.
+pub fn replace_dir(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let temporary = temporary(path);
+    let written = fill(&temporary, write).and_then(|()| put(&temporary, path));
+    // What was there before, or what could not be finished.
+    let _ = fs::remove_dir_all(&temporary);
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn fill(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir)?; // of a process that was killed
+    }
+    fs::create_dir_all(dir)?;
+    write(dir)?;
+    for entry in fs::read_dir(dir)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    Ok(File::open(dir)?.sync_all()?)
+}
+
+fn put(temporary: &Path, path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(renameat_with(CWD, temporary, CWD, path, RenameFlags::EXCHANGE)?);
+    }
+    Ok(fs::rename(temporary, path)?)
 }
 
 /// The name keeps the ending, by which libtorch tells the format.

@@ -26,8 +26,8 @@ const SORTED_BATCHES: usize = 40;
 pub struct Paths<'a> {
     /// The folder of the corpora.
     pub data: &'a Path,
-    /// `tokenizer.json`.
-    pub tokenizer: &'a Path,
+    /// `tokenizer.json`, where the encoder begins with random weights.
+    pub tokenizer: Option<&'a Path>,
     /// The run's directory.
     pub out: &'a Path,
 }

@@ -84,7 +84,7 @@ impl Fit<'_> {
     /// # Errors
     /// When the data cannot be scored, the loss is not a number, or a file cannot be read or written.
     pub fn run<O: Objective>(&self, objective: &O, resume: bool) -> Result<f64> {
-        let mut optimizer = AdamW::new(model::variables(self.store), self.train.weight_decay);
+        let mut optimizer = self.optimizer();
         let mut progress = Progress { epoch: 0, best: f64::NEG_INFINITY, stale: 0 };
         if resume {
             progress = self.restore(&mut optimizer)?;
@@ -105,6 +105,16 @@ impl Fit<'_> {
             self.save(&optimizer, progress)?;
         }
         Ok(progress.best)
+    }
+
+    fn optimizer(&self) -> AdamW {
+        let train = self.train;
+        let settings = optim::Settings { weight_decay: train.weight_decay, epsilon: train.epsilon };
+        let mut optimizer = AdamW::new(model::variables(self.store), settings);
+        if let Some(rate) = train.head_learning_rate {
+            optimizer.scale_rate(model::HEADS, rate / train.learning_rate);
+        }
+        optimizer
     }
 
     fn epoch<O: Objective>(&self, objective: &O, optimizer: &mut AdamW, epoch: usize) -> Result<Record> {

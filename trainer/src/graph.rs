@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::model::{BiGru, Encoder, Head, Layer, Linear, NORM_EPSILON, Norm, Tagger};
+use crate::model::{Attention, Cell, Encoder, Head, Layer, Linear, Norm, Recurrent, Tagger};
 use crate::onnx::{Builder, Element, MICROSOFT, Value};
 
 /// Writes `tagger`; `outputs` names the logits of every head.
@@ -34,15 +34,14 @@ fn encoder(graph: &mut Builder, encoder: &Encoder) -> Vec<String> {
         None => embedded,
     }];
     for layer in &encoder.layers {
-        let output = write_layer(graph, layer, &states[states.len() - 1], encoder.attention_heads);
+        let output = write_layer(graph, layer, &states[states.len() - 1]);
         states.push(output);
     }
     states
 }
 
-fn write_layer(graph: &mut Builder, layer: &Layer, input: &str, heads: i64) -> String {
-    let found = attention(graph, layer, input, heads);
-    let found = linear(graph, &found, &layer.attention_out);
+fn write_layer(graph: &mut Builder, layer: &Layer, input: &str) -> String {
+    let found = write_attention(graph, &layer.attention, input);
     let sum = graph.node("Add", &[input, &found], &[]);
     let middle = norm(graph, &sum, &layer.attention_norm);
     let wide = linear(graph, &middle, &layer.ffn_in);
@@ -52,12 +51,12 @@ fn write_layer(graph: &mut Builder, layer: &Layer, input: &str, heads: i64) -> S
     norm(graph, &sum, &layer.ffn_norm)
 }
 
-/// Attention of each sequence within itself, rows to rows.
-fn attention(graph: &mut Builder, layer: &Layer, input: &str, heads: i64) -> String {
-    let hidden = layer.attention_out.weight.size()[0];
-    let rows = linear(graph, input, &layer.attention_in);
+/// Attention of each sequence to itself, rows to rows.
+fn write_attention(graph: &mut Builder, attention: &Attention, input: &str) -> String {
+    let width = attention.output.weight.size()[1];
+    let rows = linear(graph, input, &attention.input);
     let mut part = |which: i64| {
-        let (start, end) = (graph.integers(&[which * hidden]), graph.integers(&[(which + 1) * hidden]));
+        let (start, end) = (graph.integers(&[which * width]), graph.integers(&[(which + 1) * width]));
         let axis = graph.integers(&[1]);
         let columns = graph.node("Slice", &[&rows, &start, &end, &axis], &[]);
         graph.node("Gather", &[&columns, "pad_index"], &[])
@@ -65,25 +64,33 @@ fn attention(graph: &mut Builder, layer: &Layer, input: &str, heads: i64) -> Str
     let (query, key, value) = (part(0), part(1), part(2));
     let found = graph.name("MultiHeadAttention");
     let inputs = [&query, &key, &value, "", "lengths"];
-    graph.node_to(&found, MICROSOFT, "MultiHeadAttention", &inputs, &[("num_heads", Value::Int(heads))]);
-    let shape = graph.integers(&[-1, hidden]);
+    graph.node_to(&found, MICROSOFT, "MultiHeadAttention", &inputs, &[("num_heads", Value::Int(attention.heads))]);
+    let shape = graph.integers(&[-1, width]);
     let slots = graph.node("Reshape", &[&found, &shape], &[]);
-    graph.node("Gather", &[&slots, "unpad_index"], &[])
+    let rows = graph.node("Gather", &[&slots, "unpad_index"], &[]);
+    linear(graph, &rows, &attention.output)
 }
 
 fn write_head(graph: &mut Builder, head: &Head, states: &[String], output: &str) {
-    let mixed = mix(graph, &head.mix.factors(), states);
-    let units = match &head.recurrent {
-        Some(gru) => bigru(graph, gru, &mixed),
-        None => graph.node("Gather", &[&mixed, "word_index"], &[]),
+    let mut rows = match &head.mix {
+        Some(mix) => write_mix(graph, &mix.factors(), states),
+        None => states[states.len() - 1].clone(),
     };
+    if let Some(recurrent) = &head.recurrent {
+        rows = write_recurrent(graph, recurrent, &rows);
+    }
+    if let Some(attention) = &head.attention {
+        let found = write_attention(graph, attention, &rows);
+        rows = graph.node("Add", &[&rows, &found], &[]);
+    }
+    let units = graph.node("Gather", &[&rows, "word_index"], &[]);
     let (weight, bias) = (tensor(graph, &head.output.weight), tensor(graph, &head.output.bias));
     graph.node_to(output, "", "Gemm", &[&units, &weight, &bias], &[("transB", Value::Int(1))]);
     graph.output(output, Element::F32, &["units", &head.output.bias.size()[0].to_string()]);
 }
 
 /// The mix of all states with its factors folded into constants.
-fn mix(graph: &mut Builder, factors: &Tensor, states: &[String]) -> String {
+fn write_mix(graph: &mut Builder, factors: &Tensor, states: &[String]) -> String {
     let scaled: Vec<String> = states
         .iter()
         .zip(values(factors))
@@ -95,10 +102,10 @@ fn mix(graph: &mut Builder, factors: &Tensor, states: &[String]) -> String {
     scaled.into_iter().reduce(|sum, part| graph.node("Add", &[&sum, &part], &[])).expect("at least the embeddings")
 }
 
-/// Rows [tokens, hidden] to the rows of the units [units, 2h].
-fn bigru(graph: &mut Builder, gru: &BiGru, rows: &str) -> String {
+/// Rows [tokens, hidden] to rows [tokens, 2h].
+fn write_recurrent(graph: &mut Builder, layer: &Recurrent, rows: &str) -> String {
     let direction = |i: usize| {
-        let both = [0, 1].map(|direction: usize| reorder_gates(&gru.parameters[direction][i], gru.hidden));
+        let both = [0, 1].map(|direction: usize| reorder_gates(&layer.parameters[direction][i], layer));
         Tensor::stack(&both, 0)
     };
     let input_weight = tensor(graph, &direction(0));
@@ -107,27 +114,31 @@ fn bigru(graph: &mut Builder, gru: &BiGru, rows: &str) -> String {
     // The operator wants time first: turn the index, not the data.
     let index = graph.node("Transpose", &["pad_index"], &[("perm", Value::Ints(vec![1, 0]))]);
     let padded = graph.node("Gather", &[rows, &index], &[]);
-    let found = graph.node(
-        "GRU",
-        &[&padded, &input_weight, &recurrent_weight, &bias, "lengths"],
-        &[
-            ("direction", Value::Text("bidirectional")),
-            ("hidden_size", Value::Int(gru.hidden)),
-            ("linear_before_reset", Value::Int(1)),
-        ],
-    );
-    // [width, 2, batch, h] to the slots of the padded view [batch · width, 2h], of which the units are taken.
+    let mut attributes = vec![("direction", Value::Text("bidirectional")), ("hidden_size", Value::Int(layer.hidden))];
+    let operator = match layer.cell {
+        Cell::Lstm => "LSTM",
+        Cell::Gru => {
+            attributes.push(("linear_before_reset", Value::Int(1)));
+            "GRU"
+        }
+    };
+    let inputs = [&padded, &input_weight, &recurrent_weight, &bias, "lengths"];
+    let found = graph.node(operator, &inputs, &attributes);
+    // [width, 2, batch, h] to the slots of the padded view [batch · width, 2h], of which the tokens are taken.
     let found = graph.node("Transpose", &[&found], &[("perm", Value::Ints(vec![2, 0, 1, 3]))]);
-    let shape = graph.integers(&[-1, 2 * gru.hidden]);
+    let shape = graph.integers(&[-1, 2 * layer.hidden]);
     let slots = graph.node("Reshape", &[&found, &shape], &[]);
-    let units = graph.node("Gather", &["unpad_index", "word_index"], &[]);
-    graph.node("Gather", &[&slots, &units], &[])
+    graph.node("Gather", &[&slots, "unpad_index"], &[])
 }
 
-/// The gates of libtorch, r z n, in the order of ONNX, z r n.
-fn reorder_gates(parameter: &Tensor, hidden: i64) -> Tensor {
-    let gate = |i| parameter.narrow(0, i * hidden, hidden);
-    Tensor::cat(&[gate(1), gate(0), gate(2)], 0)
+/// The gates of libtorch in the order of ONNX: r z n to z r n, i f g o to i o f g.
+fn reorder_gates(parameter: &Tensor, layer: &Recurrent) -> Tensor {
+    let order: &[i64] = match layer.cell {
+        Cell::Gru => &[1, 0, 2],
+        Cell::Lstm => &[0, 3, 1, 2],
+    };
+    let gates: Vec<Tensor> = order.iter().map(|i| parameter.narrow(0, i * layer.hidden, layer.hidden)).collect();
+    Tensor::cat(&gates, 0)
 }
 
 fn linear(graph: &mut Builder, x: &str, layer: &Linear) -> String {
@@ -138,7 +149,7 @@ fn linear(graph: &mut Builder, x: &str, layer: &Linear) -> String {
 /// LayerNormalization after a plain Add: ONNX Runtime's SkipLayerNormalization is slower on a CPU.
 fn norm(graph: &mut Builder, x: &str, norm: &Norm) -> String {
     let (weight, bias) = (tensor(graph, &norm.weight), tensor(graph, &norm.bias));
-    let attributes = [("axis", Value::Int(-1)), ("epsilon", Value::Float(NORM_EPSILON as f32))];
+    let attributes = [("axis", Value::Int(-1)), ("epsilon", Value::Float(norm.epsilon as f32))];
     graph.node("LayerNormalization", &[x, &weight, &bias], &attributes)
 }
 

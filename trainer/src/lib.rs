@@ -3,13 +3,14 @@
 //! # Layout
 //! 1. [`config`]: the settings of a run; [`vocab`]: a WordPiece vocabulary from plain text.
 //! 2. [`data`]: corpora to labelled units and windows, cut by the worker's own tokenizer.
-//! 3. [`model`]: the encoder and its heads.
+//! 3. [`model`]: the encoder and its heads; [`checkpoint`]: an encoder on disk.
 //! 4. [`fit`]: the loop, with [`optim`]; [`finetune`] gives it a model and labelled data. [`run`] is what it leaves.
 //! 5. [`evaluate`]: scores, beside those of a baseline.
 //! 6. [`export`]: the model directory, with [`onnx`] that writes graphs, [`graph`] that writes this model as one, and
 //!    [`card`] that writes about it.
 
 pub mod card;
+pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod evaluate;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use vitag_trainer::config::Config;
+use vitag_trainer::config::{self, Config};
 use vitag_trainer::evaluate::{self, Part};
 use vitag_trainer::export::{self, Options};
 use vitag_trainer::finetune::{self, Paths};
@@ -70,9 +70,12 @@ struct FinetuneArgs {
     /// Folder of the corpora that the settings name.
     #[arg(long, default_value = ".")]
     data: PathBuf,
-    /// The tokenizer, as made by `vocab`.
-    #[arg(long, default_value = "tokenizer.json")]
-    tokenizer: PathBuf,
+    /// The tokenizer, as made by `vocab`; `tokenizer.json` if left out. A pretrained encoder brings its own.
+    #[arg(long, conflicts_with = "encoder")]
+    tokenizer: Option<PathBuf>,
+    /// The encoder directory to start from, instead of the sizes or the directory in the settings.
+    #[arg(long)]
+    encoder: Option<PathBuf>,
     /// Folder of the run.
     #[arg(long, default_value = "run")]
     out: PathBuf,
@@ -147,7 +150,10 @@ fn vocab(args: &VocabArgs) -> Result<()> {
 fn finetune(args: &FinetuneArgs) -> Result<()> {
     let mut config = Config::read(&args.config)?;
     config.seed = args.seed.unwrap_or(config.seed);
-    let paths = Paths { data: &args.data, tokenizer: &args.tokenizer, out: &args.out };
+    if let Some(encoder) = &args.encoder {
+        config.encoder = config::Encoder { from: Some(encoder.clone()), sizes: None, ..config.encoder };
+    }
+    let paths = Paths { data: &args.data, tokenizer: args.tokenizer.as_deref(), out: &args.out };
     let best = finetune::finetune(config, paths, args.resume)?;
     eprintln!("best development score {best:.4}, weights in {}", args.out.display());
     Ok(())

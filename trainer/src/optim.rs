@@ -5,21 +5,30 @@ use tch::{Kind, Tensor};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
-/// As the paper sets it (§2.1.1).
-const EPSILON: f64 = 1e-6;
 
 /// AdamW. Weight decay acts on matrices alone: norms, biases and the mix of layers are vectors.
 #[derive(Debug)]
 pub struct AdamW {
     parameters: Vec<Parameter>,
-    weight_decay: f64,
+    settings: Settings,
     /// Steps done.
     pub step: i64,
+}
+
+/// The constants of AdamW beside β₁ = 0.9 and β₂ = 0.999.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// What keeps the division from zero.
+    pub epsilon: f64,
 }
 
 #[derive(Debug)]
 struct Parameter {
     name: String,
+    /// Its learning rate as a multiple of that of a step.
+    rate: f64,
     value: Tensor,
     mean: Tensor,
     square: Tensor,
@@ -27,12 +36,25 @@ struct Parameter {
 
 impl AdamW {
     /// An optimiser of these variables, before its first step.
-    pub fn new(variables: Vec<(String, Tensor)>, weight_decay: f64) -> Self {
+    pub fn new(variables: Vec<(String, Tensor)>, settings: Settings) -> Self {
         let parameters = variables
             .into_iter()
-            .map(|(name, value)| Parameter { name, mean: value.zeros_like(), square: value.zeros_like(), value })
+            .map(|(name, value)| Parameter {
+                name,
+                rate: 1.0,
+                mean: value.zeros_like(),
+                square: value.zeros_like(),
+                value,
+            })
             .collect();
-        Self { parameters, weight_decay, step: 0 }
+        Self { parameters, settings, step: 0 }
+    }
+
+    /// Multiplies the learning rate of the variables whose name begins with `root`.
+    pub fn scale_rate(&mut self, root: &str, factor: f64) {
+        for parameter in self.parameters.iter_mut().filter(|p| p.name.starts_with(root)) {
+            parameter.rate *= factor;
+        }
     }
 
     /// Forgets all gradients.
@@ -64,8 +86,7 @@ impl AdamW {
         let corrections = (1.0 - BETA1.powi(self.step as i32), 1.0 - BETA2.powi(self.step as i32));
         tch::no_grad(|| {
             for parameter in &mut self.parameters {
-                let decay = if parameter.value.dim() > 1 { self.weight_decay } else { 0.0 };
-                parameter.step(learning_rate, decay, corrections);
+                parameter.step(learning_rate * parameter.rate, self.settings, corrections);
             }
         });
     }
@@ -78,14 +99,15 @@ impl AdamW {
 }
 
 impl Parameter {
-    fn step(&mut self, learning_rate: f64, decay: f64, (first, second): (f64, f64)) {
+    fn step(&mut self, learning_rate: f64, settings: Settings, (first, second): (f64, f64)) {
         let gradient = self.value.grad();
         if !gradient.defined() {
             return; // no head in this batch used it
         }
         let _ = self.mean.g_mul_scalar_(BETA1).g_add_(&(&gradient * (1.0 - BETA1)));
         let _ = self.square.g_mul_scalar_(BETA2).g_add_(&(gradient.square() * (1.0 - BETA2)));
-        let direction = (&self.mean / first) / ((&self.square / second).sqrt() + EPSILON);
+        let direction = (&self.mean / first) / ((&self.square / second).sqrt() + settings.epsilon);
+        let decay = if self.value.dim() > 1 { settings.weight_decay } else { 0.0 };
         let _ = self.value.g_mul_scalar_(1.0 - learning_rate * decay).g_sub_(&(direction * learning_rate));
     }
 }

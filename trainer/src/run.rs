@@ -10,13 +10,13 @@ use tch::{Device, Tensor};
 use vitag::tags::{Labels, Scheme};
 use vitag::tokenize::{Tokenizer, Unit};
 
+use crate::checkpoint::{Checkpoint, DESCRIPTION, Description, TOKENIZER};
 use crate::config::Config;
 use crate::files;
 use crate::fit;
 use crate::model::{self, Tagger};
 
 const CONFIG: &str = "config.toml";
-const TOKENIZER: &str = "tokenizer.json";
 const LABELS: &str = "labels.json";
 
 /// A model with all that is needed to use it.
@@ -26,6 +26,8 @@ pub struct Run {
     pub dir: PathBuf,
     /// Its settings.
     pub config: Config,
+    /// Its encoder as it was when the run began.
+    pub encoder: Description,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// The labels of each task, in the order of the config.
@@ -37,19 +39,25 @@ pub struct Run {
 }
 
 impl Run {
-    /// Makes the directory with everything but weights, and a model with random ones.
+    /// Makes the directory with everything but weights, and a model with random ones, or with those of the encoder
+    /// directory that the settings name. `tokenizer` is for an encoder that begins with random weights.
     ///
     /// # Errors
-    /// When the tokenizer cannot be used or the directory not be written.
-    pub fn create(dir: &Path, config: Config, tokenizer: &Path, labels: Vec<Labels>) -> Result<Self> {
+    /// When the encoder or the tokenizer cannot be used or the directory not be written.
+    pub fn create(dir: &Path, config: Config, tokenizer: Option<&Path>, labels: Vec<Labels>) -> Result<Self> {
+        let start = Start::new(&config, tokenizer)?;
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let bytes = fs::read(tokenizer).with_context(|| format!("cannot read {}", tokenizer.display()))?;
-        files::write_atomically(&dir.join(TOKENIZER), &bytes)?;
+        files::write_atomically(&dir.join(TOKENIZER), &start.tokenizer)?;
+        files::write_json(&dir.join(DESCRIPTION), &start.encoder)?;
         files::write_atomically(&dir.join(CONFIG), toml::to_string(&config)?.as_bytes())?;
         let names: BTreeMap<&str, &[String]> =
             config.tasks.iter().zip(&labels).map(|(task, labels)| (task.name.as_str(), labels.names())).collect();
         files::write_json(&dir.join(LABELS), &names)?;
-        Self::build(dir, config, labels)
+        let run = Self::build(dir, config, start.encoder, labels)?;
+        if let Some(checkpoint) = start.checkpoint {
+            checkpoint.restore(&run.store, model::ENCODER)?;
+        }
+        Ok(run)
     }
 
     /// Opens the directory of a finished run with its best weights.
@@ -68,7 +76,10 @@ impl Run {
             Ok(Labels::new(names, Scheme::Bio)?)
         });
         let labels = labels.collect::<Result<_>>()?;
-        let run = Self::build(dir, config, labels)?;
+        let path = dir.join(DESCRIPTION);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let encoder = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        let run = Self::build(dir, config, encoder, labels)?;
         run.load()?;
         Ok(run)
     }
@@ -89,14 +100,37 @@ impl Run {
         self.dir.join(TOKENIZER)
     }
 
-    fn build(dir: &Path, config: Config, labels: Vec<Labels>) -> Result<Self> {
+    fn build(dir: &Path, config: Config, encoder: Description, labels: Vec<Labels>) -> Result<Self> {
         let path = dir.join(TOKENIZER);
-        let tokenizer = Tokenizer::from_file(&path, Unit::Syllable, config.encoder.max_length)
+        let tokenizer = Tokenizer::from_file(&path, Unit::Syllable, encoder.sizes.max_length)
             .with_context(|| path.display().to_string())?;
         tch::manual_seed(config.seed as i64);
         let store = VarStore::new(Device::cuda_if_available());
         let counts: Vec<usize> = labels.iter().map(Labels::count).collect();
-        let tagger = Tagger::new(&store, &config, tokenizer.vocabulary_size(), &counts);
-        Ok(Self { dir: dir.to_owned(), config, tokenizer, labels, store, tagger })
+        let tagger = Tagger::new(&store, &config, &encoder, &counts);
+        Ok(Self { dir: dir.to_owned(), config, encoder, tokenizer, labels, store, tagger })
+    }
+}
+
+/// What a run begins with.
+struct Start {
+    encoder: Description,
+    tokenizer: Vec<u8>,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Start {
+    fn new(config: &Config, tokenizer: Option<&Path>) -> Result<Self> {
+        if let Some(from) = &config.encoder.from {
+            ensure!(tokenizer.is_none(), "--tokenizer: leave it out, {} has its own", from.display());
+            let checkpoint = Checkpoint::read(from)?;
+            let (encoder, tokenizer) = (checkpoint.description.clone(), checkpoint.tokenizer.clone());
+            return Ok(Self { encoder, tokenizer, checkpoint: Some(checkpoint) });
+        }
+        let path = tokenizer.unwrap_or(Path::new(TOKENIZER));
+        let sizes = config.encoder.sizes.clone().context("encoder.sizes: missing")?;
+        let tokenizer = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let encoder = Description::random(sizes, &tokenizer).with_context(|| path.display().to_string())?;
+        Ok(Self { encoder, tokenizer, checkpoint: None })
     }
 }

@@ -53,7 +53,9 @@ fn a_label_that_training_does_not_know_is_refused_with_its_line() {
 fn settings_are_refused_by_their_key() {
     assert!(config_error("seed = 7", "seed = 7\nsede = 8").contains("unknown field `sede`"));
     assert!(config_error("layers = 2\n", "").contains("missing field `layers`"));
-    assert!(config_error("heads = 4", "heads = 5").contains("encoder.heads: 5 must divide encoder.hidden, 32"));
+    assert!(
+        config_error("heads = 4", "heads = 5").contains("encoder.sizes.heads: 5 must divide encoder.sizes.hidden, 32")
+    );
     assert!(config_error("epochs = 1", "epochs = 0").contains("train.epochs"));
     assert!(config_error("learning_rate = 5e-3", "learning_rate = 0.0").contains("train.learning_rate"));
     assert!(config_error("name = \"ner\"", "name = \"pos\"").contains("task.name: \"pos\" stands twice"));

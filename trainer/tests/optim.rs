@@ -3,7 +3,7 @@
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 use vitag_trainer::model;
-use vitag_trainer::optim::{AdamW, learning_rate};
+use vitag_trainer::optim::{AdamW, Settings, learning_rate};
 
 /// One value of one parameter through AdamW (Loshchilov and Hutter 2019, algorithm 2), in f64.
 fn reference(mut value: f64, gradients: &[f64], rate: f64, decay: f64) -> f64 {
@@ -19,12 +19,16 @@ fn reference(mut value: f64, gradients: &[f64], rate: f64, decay: f64) -> f64 {
     value
 }
 
+fn settings(weight_decay: f64) -> Settings {
+    Settings { weight_decay, epsilon: 1e-6 }
+}
+
 #[test]
 fn adamw_follows_its_formula_and_decays_matrices_alone() {
     let store = VarStore::new(Device::Cpu);
     let matrix = store.root().var_copy("matrix", &Tensor::from_slice(&[0.5f32, -1.5]).view([1, 2]));
     let vector = store.root().var_copy("vector", &Tensor::from_slice(&[2.0f32]));
-    let mut optimizer = AdamW::new(model::variables(&store), 0.1);
+    let mut optimizer = AdamW::new(model::variables(&store), settings(0.1));
     let gradients = [[0.3, -0.02, 4.0], [0.1, 0.5, -1.0], [-2.0, 0.0, 0.25]];
     for [a, b, c] in gradients {
         let slopes = Tensor::from_slice(&[a as f32, b as f32]).view([1, 2]);
@@ -49,7 +53,7 @@ fn gradients_are_scaled_to_the_limit_together() {
     let store = VarStore::new(Device::Cpu);
     let value = store.root().var_copy("value", &Tensor::from_slice(&[1.0f32, 1.0]));
     (&value * Tensor::from_slice(&[3.0f32, 4.0])).sum(tch::Kind::Float).backward();
-    let mut optimizer = AdamW::new(model::variables(&store), 0.0);
+    let mut optimizer = AdamW::new(model::variables(&store), settings(0.0));
     assert!((optimizer.clip(1.0) - 5.0).abs() < 1e-6);
     assert!((value.grad().double_value(&[0]) - 0.6).abs() < 1e-6);
     assert!((optimizer.clip(2.0) - 1.0).abs() < 1e-6);

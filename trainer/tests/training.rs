@@ -12,7 +12,7 @@ use vitag_trainer::fit;
 use vitag_trainer::run::Run;
 
 fn train(out: &Path, tokenizer: &Path, epochs: usize, resume: bool) {
-    let paths = Paths { data: &common::fixtures(), tokenizer, out };
+    let paths = Paths { data: &common::fixtures(), tokenizer: Some(tokenizer), out };
     finetune(common::config(common::BIGRU, epochs), paths, resume).unwrap();
 }
 

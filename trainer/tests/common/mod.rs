@@ -39,13 +39,14 @@ seed = 7
 model = {{ name = "tiny", version = "0.0.1", licence = "CC0-1.0", data = [
     {{ name = "fixtures", licence = "CC0-1.0", attribution = "written for the tests" }} ] }}
 [encoder]
+dropout = 0.1
+[encoder.sizes]
 max_length = 64
 embedding = 24
 hidden = 32
 layers = 2
 heads = 4
 ffn = 64
-dropout = 0.1
 [train]
 epochs = {epochs}
 patience = 50
@@ -92,7 +93,7 @@ pub(crate) fn tokenizer(dir: &Path) -> PathBuf {
 pub(crate) fn random_run(dir: &TempDir, head: &str) -> Run {
     let labels = |names: &[&str]| Labels::new(names.iter().map(|&n| n.into()).collect(), Scheme::Bio).unwrap();
     let labels = vec![labels(&["B-A", "I-A", "B-B", "I-B"]), labels(&["O", "B-A", "I-A"])];
-    let run = Run::create(&dir.path().join("run"), config(head, 1), &tokenizer(dir.path()), labels).unwrap();
+    let run = Run::create(&dir.path().join("run"), config(head, 1), Some(&tokenizer(dir.path())), labels).unwrap();
     tch::no_grad(|| {
         for mut variable in run.store.trainable_variables() {
             let _ = variable.g_add_(&(variable.randn_like() * 0.2));
