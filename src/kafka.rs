@@ -1,11 +1,15 @@
 //! What consumer and producer share: the connection, and how errors are judged.
 
+mod trouble;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+pub(crate) use self::trouble::{Onlooker, Trouble, Troubled};
 
 /// The connection to a Kafka cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,17 +39,30 @@ impl Connection {
     }
 }
 
+/// How long one request for metadata may take: between two, what librdkafka has to complain of is heard.
+const METADATA: Duration = Duration::from_millis(500);
+
 /// Number of partitions of a topic, asked for until `deadline`.
-pub(crate) fn partition_count<C: ConsumerContext>(
+pub(crate) fn partition_count<C: ConsumerContext + Troubled>(
     consumer: &BaseConsumer<C>,
     topic: &str,
     setting: &'static str,
     deadline: Instant,
     unavailable: impl Fn(String) -> ConnectError,
 ) -> Result<i32, ConnectError> {
+    let trouble = consumer.context().trouble();
     loop {
+        // Errors of the connection come out of a poll, and of nothing else.
+        let _ = consumer.poll(Duration::ZERO);
+        if let Some(refused) = trouble.refusal() {
+            return Err(refused);
+        }
         let left = deadline.saturating_duration_since(Instant::now());
-        let metadata = consumer.fetch_metadata(Some(topic), left).map_err(|e| unavailable(e.to_string()))?;
+        let metadata = match consumer.fetch_metadata(Some(topic), left.min(METADATA)) {
+            Ok(metadata) => metadata,
+            Err(_) if left > METADATA => continue,
+            Err(error) => return Err(unavailable(trouble.last().unwrap_or_else(|| error.to_string()))),
+        };
         let Some(found) = metadata.topics().first() else {
             return Err(ConnectError::NoTopic(topic.to_owned(), setting));
         };
@@ -74,6 +91,14 @@ pub enum ConnectError {
         waited: Duration,
         /// The last error.
         reason: String,
+    },
+    /// A broker and this client do not trust each other.
+    #[error("the broker connection is refused: {reason}; check {settings}")]
+    Refused {
+        /// What librdkafka says.
+        reason: String,
+        /// The settings that decide it.
+        settings: &'static str,
     },
     /// A topic does not exist.
     #[error("topic {0:?} does not exist: create it, or set {1}")]

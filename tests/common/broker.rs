@@ -308,6 +308,10 @@ impl Message {
         Self { key: Some(key.into()), ..Self::default() }
     }
 
+    pub(crate) fn without_value(self) -> Self {
+        Self { value: None, ..self }
+    }
+
     pub(crate) fn key(self, key: impl Into<Vec<u8>>) -> Self {
         Self { key: Some(key.into()), ..self }
     }
