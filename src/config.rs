@@ -36,6 +36,7 @@ pub use choices::{
 };
 pub use error::{ConfigError, Layer};
 pub use layers::Sources;
+pub(crate) use properties::setting_of;
 pub use secret::{Properties, Secret};
 pub use sections::{Admin, Batch, Commit, Input, Intake, Kafka, Lanes, Model, Output, Telemetry, Worker};
 

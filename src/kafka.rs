@@ -9,6 +9,8 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use crate::config;
+
 pub(crate) use self::trouble::{Onlooker, Trouble, Troubled};
 
 /// The connection to a Kafka cluster.
@@ -52,16 +54,20 @@ pub(crate) fn partition_count<C: ConsumerContext + Troubled>(
 ) -> Result<i32, ConnectError> {
     let trouble = consumer.context().trouble();
     loop {
-        // Errors of the connection come out of a poll, and of nothing else.
-        let _ = consumer.poll(Duration::ZERO);
-        if let Some(refused) = trouble.refusal() {
-            return Err(refused);
-        }
         let left = deadline.saturating_duration_since(Instant::now());
         let metadata = match consumer.fetch_metadata(Some(topic), left.min(METADATA)) {
             Ok(metadata) => metadata,
-            Err(_) if left > METADATA => continue,
-            Err(error) => return Err(unavailable(trouble.last().unwrap_or_else(|| error.to_string()))),
+            Err(error) => {
+                // Errors of the connection come out of a poll, one at a time, and of nothing else.
+                while consumer.poll(Duration::ZERO).is_some() {}
+                if let Some(refused) = trouble.refusal() {
+                    return Err(refused);
+                }
+                if left > METADATA {
+                    continue;
+                }
+                return Err(unavailable(trouble.last().unwrap_or_else(|| error.to_string())));
+            }
         };
         let Some(found) = metadata.topics().first() else {
             return Err(ConnectError::NoTopic(topic.to_owned(), setting));
@@ -83,7 +89,10 @@ pub(crate) fn partition_count<C: ConsumerContext + Troubled>(
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// No broker answered.
-    #[error("no broker at {servers} answered within {} s: {reason}", waited.as_secs_f32())]
+    #[error(
+        "no broker at {servers} answered within {} s: {reason}; check kafka.bootstrap_servers and \
+         kafka.security_protocol", waited.as_secs_f32()
+    )]
     Unavailable {
         /// As set in `kafka.bootstrap_servers`.
         servers: String,
@@ -93,12 +102,12 @@ pub enum ConnectError {
         reason: String,
     },
     /// A broker and this client do not trust each other.
-    #[error("the broker connection is refused: {reason}; check {settings}")]
+    #[error("connection refused: {reason}; {advice}")]
     Refused {
         /// What librdkafka says.
         reason: String,
-        /// The settings that decide it.
-        settings: &'static str,
+        /// What to do, with the settings that decide it.
+        advice: &'static str,
     },
     /// A topic does not exist.
     #[error("topic {0:?} does not exist: create it, or set {1}")]
@@ -106,6 +115,15 @@ pub enum ConnectError {
     /// librdkafka refused the settings.
     #[error("kafka settings: {0}")]
     Config(String),
+}
+
+impl ConnectError {
+    /// librdkafka refuses to make a client.
+    pub(crate) fn config(error: &KafkaError) -> Self {
+        let reason = error.to_string();
+        let setting = config::setting_of(|property| reason.contains(property));
+        Self::Config(setting.map_or_else(|| reason.clone(), |setting| format!("{setting}: {reason}")))
+    }
 }
 
 /// What to do about an error of a transactional producer.

@@ -80,7 +80,23 @@ impl Settings {
         if self.output.topic.is_some() && self.output.topic == self.output.dead_letter_topic {
             problems.push("`output.topic` and `output.dead_letter_topic` must differ".to_owned());
         }
+        problems.extend(self.unreadable_files());
         problems
+    }
+
+    /// Files of the connection that cannot be opened: librdkafka would not say which.
+    fn unreadable_files(&self) -> impl Iterator<Item = String> {
+        let kafka = &self.kafka;
+        let files = [
+            ("ssl_ca_file", &kafka.ssl_ca_file),
+            ("ssl_certificate_file", &kafka.ssl_certificate_file),
+            ("ssl_key_file", &kafka.ssl_key_file),
+        ];
+        files.into_iter().filter_map(|(key, path)| {
+            let path = path.as_ref()?;
+            let error = std::fs::File::open(path).err()?;
+            Some(format!("`kafka.{key}`: cannot read {}: {error}", path.display()))
+        })
     }
 }
 

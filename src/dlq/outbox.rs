@@ -51,9 +51,8 @@ impl Outbox {
     pub(super) fn open(settings: &Settings) -> Result<Self, DlqError> {
         let timeout = Duration::from_millis(settings.kafka.transaction_timeout_ms);
         let startup = Duration::from_millis(settings.worker.startup_timeout_ms);
-        let producer: Producer = config(settings)
-            .create_with_context(Deliveries::default())
-            .map_err(|e| ConnectError::Config(e.to_string()))?;
+        let producer: Producer =
+            config(settings).create_with_context(Deliveries::default()).map_err(|e| ConnectError::config(&e))?;
         let deadline = Instant::now() + startup;
         while let Err(error) = producer.init_transactions(left(deadline)) {
             if judge(&error) != Verdict::Repeat || Instant::now() >= deadline {

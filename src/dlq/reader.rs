@@ -43,8 +43,7 @@ impl Reader {
         config.set("auto.offset.reset", "earliest");
         // A fetch that waits for more holds up the next partition.
         config.set("fetch.wait.max.ms", "10");
-        let consumer =
-            config.create_with_context(Onlooker::default()).map_err(|e| ConnectError::Config(e.to_string()))?;
+        let consumer = config.create_with_context(Onlooker::default()).map_err(|e| ConnectError::config(&e))?;
         let timeout = Duration::from_millis(settings.worker.startup_timeout_ms);
         Ok(Self { consumer, connection, timeout })
     }

@@ -140,7 +140,7 @@ impl KafkaSource {
         let context =
             Rebalancer { intake: Mutex::new(None), drain_timeout: options.drain_timeout, trouble: Trouble::default() };
         let consumer: Consumer =
-            client_config(&options).create_with_context(context).map_err(|e| ConnectError::Config(e.to_string()))?;
+            client_config(&options).create_with_context(context).map_err(|e| ConnectError::config(&e))?;
         wait_for_topics(&consumer, &options)?;
         let input = |topic: &String| (topic.clone(), metrics.input(topic, &options.group_id));
         let consumed = options.topics.iter().map(input).collect();
