@@ -120,9 +120,22 @@ pub enum ConnectError {
 impl ConnectError {
     /// librdkafka refuses to make a client.
     pub(crate) fn config(error: &KafkaError) -> Self {
-        let reason = error.to_string();
-        let setting = config::setting_of(|property| reason.contains(property));
-        Self::Config(setting.map_or_else(|| reason.clone(), |setting| format!("{setting}: {reason}")))
+        Self::Config(without_value(error))
+    }
+}
+
+/// Why librdkafka refuses to make a client, with the setting where there is one, and without the value: it might be a
+/// secret under a property's name that is misspelt.
+pub(crate) fn without_value(error: &KafkaError) -> String {
+    let reason = match error {
+        KafkaError::ClientConfig(_, reason, property, value) if !value.is_empty() => {
+            format!("{property}: {}", reason.replace(value.as_str(), "***"))
+        }
+        other => other.to_string(),
+    };
+    match config::setting_of(|property| reason.contains(property)) {
+        Some(setting) => format!("{setting}: {reason}"),
+        None => reason,
     }
 }
 

@@ -244,6 +244,19 @@ fn files_that_are_no_certificates_are_named() {
 }
 
 #[test]
+fn a_property_that_librdkafka_does_not_know_is_named_without_its_value() {
+    let secured = Secured::shared();
+    for (table, property, value) in [
+        ("properties", "sasl.pasword", PASSWORD),
+        ("consumer_properties", "socket.timeout.ms", KEY_PASSWORD),
+        ("producer_properties", "ssl.key.pasword", KEY_PASSWORD),
+    ] {
+        let wrong = vec![format!("kafka.{table}.{property}={value}")];
+        refused(&[secured.sasl("PLAIN", "password"), wrong].concat(), 78, &[property]);
+    }
+}
+
+#[test]
 fn a_protocol_that_the_listener_does_not_speak_is_named() {
     let secured = Secured::shared();
     let plain = vec![format!("kafka.bootstrap_servers={}", secured.broker.listener("TLS"))];

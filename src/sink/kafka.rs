@@ -13,7 +13,7 @@ use rdkafka::producer::Producer as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use self::delivery::{Deliveries, Destination, Destinations, Producer, is_too_large, is_transient, settle};
-use crate::kafka::{ConnectError, Connection, Verdict, judge, partition_count};
+use crate::kafka::{ConnectError, Connection, Verdict, judge, partition_count, without_value};
 use crate::record::Partition;
 use crate::sink::{Finished, Sink, SinkError};
 use crate::source::kafka::Consumer;
@@ -113,7 +113,7 @@ impl KafkaSink {
         let producer: Producer = self
             .config
             .create_with_context(self.deliveries.clone())
-            .map_err(|e| SinkError::Fatal(format!("cannot make a producer: {e}")))?;
+            .map_err(|e| SinkError::Fatal(format!("cannot make a producer: {}", without_value(&e))))?;
         while self.options.transactional_id.is_some() {
             match producer.init_transactions(left(deadline)) {
                 Ok(()) => break,
