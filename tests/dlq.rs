@@ -120,9 +120,11 @@ fn once_the_cause_is_mended_the_chosen_letters_are_tagged_once() {
 
     let (report, code) = replay(&stream, &chosen);
     assert_eq!((&report["replayed"], code), (&json!(17), Some(0)), "{report}");
+    assert_eq!((&plan["continued"], &report["continued"]), (&json!(false), &json!(false)));
     assert_eq!(report["inputs"], json!({ stream.input.as_str(): 17 }));
     let (again, _) = replay(&stream, &chosen);
     assert_eq!((&again["replayed"], &again["not_chosen"]), (&json!(0), &json!(3)), "{again}");
+    assert_eq!(again["continued"], true);
     assert_eq!(summary(&stream, &[])["replayed"], 17);
 
     let mut worker = stream.worker("a", &["input.text_pointer=/body"]);
@@ -225,6 +227,21 @@ fn letters_lead_to_no_topic_but_those_of_the_worker() {
     // Its partition is no more: the key decides.
     assert_eq!((&report["replayed"], code), (&json!(1), Some(65)));
     assert!(broker.read_committed_to_end(&other).is_empty());
+}
+
+#[test]
+fn a_choice_too_scattered_to_note_stops_and_a_wider_one_goes_on() {
+    let stream = Stream::new(Broker::shared(), 1);
+    let codes = ["x", "y"].into_iter().cycle();
+    let letters = (0..5000).zip(codes).map(|(offset, code)| letter(&stream.input, 0, offset, code));
+    stream.broker.produce(&stream.dead_letters, letters);
+    dlq(&stream, "replay", &["--code", "x", "--yes"]).refused(1, &["wider filter", &stream.dead_letters]);
+    let (rest, code) = replay(&stream, &[]);
+    assert_eq!((&rest["replayed"], code), (&json!(3000), Some(0)), "four batches of 500 went before");
+    let records = stream.broker.read_committed_to_end(&stream.input);
+    let mut ids: Vec<i64> = records.iter().map(|record| json(record)["id"].as_i64().unwrap()).collect();
+    ids.sort_unstable();
+    assert!(ids.into_iter().eq(0..5000), "each once");
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub fn inspect(settings: &Settings, options: &InspectOptions, out: &mut dyn Writ
     let limit = options.letters.unwrap_or(0);
     let streamed = options.json && options.letters.is_some();
     for span in reader.spans(&summary.topic, TOPIC_SETTING)? {
-        let progress = reader.progress(&span)?;
+        let progress = reader.progress(&span)?.unwrap_or_default();
         reader.read(&span, span.offsets.start, |message| {
             if streamed && summary.letters >= limit as u64 {
                 return Ok(ControlFlow::Break(()));

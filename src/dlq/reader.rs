@@ -69,17 +69,20 @@ impl Reader {
         Ok(low..end)
     }
 
-    /// What the reader's group has noted of a partition.
-    pub(super) fn progress(&self, span: &Span) -> Result<Progress, DlqError> {
+    /// What the reader's group has noted of a partition; none if it has noted nothing, or too long ago.
+    pub(super) fn progress(&self, span: &Span) -> Result<Option<Progress>, DlqError> {
         let mut list = TopicPartitionList::new();
         list.add_partition(&span.partition.topic, span.partition.id);
         let committed = self.consumer.committed_offsets(list, self.timeout);
         let committed = committed.map_err(|e| DlqError::kafka("committed_offsets", &e))?;
         let elements = committed.elements();
-        let Some(element) = elements.first() else { return Ok(Progress::default()) };
+        let Some(element) = elements.first() else { return Ok(None) };
         element.error().map_err(|e| DlqError::kafka("committed_offsets", &e))?;
-        let Offset::Offset(next) = element.offset() else { return Ok(Progress::default()) };
-        Progress::decode(next, element.metadata()).map_err(|_| DlqError::Progress(span.partition.clone()))
+        let Offset::Offset(next) = element.offset() else { return Ok(None) };
+        // Another replay may have gone on since.
+        let end = if next > span.offsets.end { self.watermarks(&span.partition)?.end } else { span.offsets.end };
+        let progress = Progress::decode(next, element.metadata()).ok().filter(|_| next <= end);
+        progress.map(Some).ok_or_else(|| DlqError::Progress(span.partition.clone()))
     }
 
     /// Calls `each` with the messages of a span from the offset `from`.

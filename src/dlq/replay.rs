@@ -67,6 +67,8 @@ pub struct ReplayReport {
     pub topic: String,
     /// Nothing was sent.
     pub dry_run: bool,
+    /// Whether an earlier replay is known. If none is, every letter counts as not yet sent back.
+    pub continued: bool,
     /// Letters sent back.
     pub replayed: u64,
     /// The same, by the topic they were sent to.
@@ -133,10 +135,9 @@ impl<'s> Replay<'s> {
         let topic = topic(self.settings).to_owned();
         let mut report = ReplayReport { topic, dry_run: outbox.is_none(), ..ReplayReport::default() };
         for span in &self.spans {
-            let mut progress = self.reader.progress(span)?;
-            if progress.next() > span.offsets.end {
-                return Err(DlqError::Progress(span.partition.clone()));
-            }
+            let noted = self.reader.progress(span)?;
+            report.continued |= noted.is_some();
+            let mut progress = noted.unwrap_or_default();
             progress.insert(0..span.offsets.start);
             if self.options.again {
                 self.forget(span, &mut progress, outbox)?;
@@ -168,7 +169,8 @@ impl<'s> Replay<'s> {
             Ok(())
         })?;
         match outbox {
-            Some(outbox) if !batch.is_empty() => {
+            // With nothing to send it renews what is noted, which the broker keeps for a time only.
+            Some(outbox) if !batch.is_empty() || progress != Progress::default() => {
                 outbox.commit(&batch, &span.partition, &progress, self.reader.consumer())
             }
             _ => Ok(()),

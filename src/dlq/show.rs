@@ -94,7 +94,8 @@ pub fn replay_report(report: &ReplayReport) -> String {
         rows.push(row("not chosen, left for later", report.not_chosen));
     }
     rows.extend(report.left.iter().map(|(why, count)| row(&format!("left: {why}"), *count)));
-    format!("dead letters in {}\n{}\n", report.topic, table(&[], rows))
+    let first = if report.continued { "" } else { "no earlier replay is known\n" };
+    format!("dead letters in {}\n{}\n{first}", report.topic, table(&[], rows))
 }
 
 fn row(name: &str, count: u64) -> Vec<String> {
