@@ -21,7 +21,7 @@ use crate::pipeline::Monitor;
 use crate::schema::Schema;
 use crate::source::StopSignal;
 use crate::tag::{TagOptions, tag};
-use crate::telemetry::{self, ExportOptions, LogFormat, LogOptions};
+use crate::telemetry::{self, ExportOptions, LogOptions};
 use crate::worker::{self, WorkerError};
 
 /// Tags Vietnamese text: words, parts of speech, named entities.
@@ -354,12 +354,7 @@ async fn stop_on_signals(stop: StopSignal, health: Health) {
 }
 
 fn log_options(settings: &Settings) -> LogOptions {
-    let format = match settings.telemetry.log_format {
-        crate::config::LogFormat::Auto => LogFormat::Auto,
-        crate::config::LogFormat::Pretty => LogFormat::Pretty,
-        crate::config::LogFormat::Json => LogFormat::Json,
-    };
-    LogOptions { level: settings.telemetry.log_level.clone(), format }
+    LogOptions { level: settings.telemetry.log_level.clone(), format: settings.telemetry.log_format }
 }
 
 fn export_options(settings: &Settings) -> ExportOptions {

@@ -31,8 +31,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use choices::{
-    AssignmentStrategy, Compression, Delivery, GroupProtocol, InputFormat, LogFormat, OffsetReset, OnTooLarge,
-    OutputMode, Partitioner, SaslMechanism, SecurityProtocol,
+    AssignmentStrategy, Compression, Delivery, GroupProtocol, OffsetReset, OutputMode, Partitioner, SaslMechanism,
+    SecurityProtocol,
 };
 pub use error::{ConfigError, Layer};
 pub use layers::Sources;

@@ -1,7 +1,8 @@
 //! Settings that must agree with each other, and what a run needs.
 
 use super::Settings;
-use super::choices::{InputFormat, OutputMode};
+use super::choices::OutputMode;
+use crate::decode::Format;
 
 /// Two sizes in their order: the first may not exceed the second.
 type Ordered = (&'static str, u64, &'static str, u64);
@@ -13,7 +14,7 @@ impl Settings {
         if self.intake.partition_low_bytes == self.intake.partition_high_bytes {
             problems.push("`intake.partition_low_bytes` must be below `intake.partition_high_bytes`".to_owned());
         }
-        if self.output.mode == OutputMode::Merge && self.input.format == InputFormat::Text {
+        if self.output.mode == OutputMode::Merge && self.input.format == Format::Text {
             problems.push("`output.mode` \"merge\" needs `input.format` \"json\": a text has no keys".to_owned());
         }
         problems.extend(self.security_problems());
