@@ -32,7 +32,7 @@ pub enum DlqError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// A call to the brokers failed.
-    #[error("{call}: {reason}; what was committed stands, and the same command goes on from there")]
+    #[error("{call}: {reason}; what was committed stands, and the command goes on from there, without --again")]
     Kafka {
         /// The call.
         call: &'static str,

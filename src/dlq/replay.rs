@@ -134,6 +134,7 @@ impl<'s> Replay<'s> {
     fn walk(&self, outbox: Option<&Outbox>) -> Result<ReplayReport, DlqError> {
         let topic = topic(self.settings).to_owned();
         let mut report = ReplayReport { topic, dry_run: outbox.is_none(), ..ReplayReport::default() };
+        let mut partitions = Vec::new();
         for span in &self.spans {
             let noted = self.reader.progress(span)?;
             report.continued |= noted.is_some();
@@ -142,6 +143,12 @@ impl<'s> Replay<'s> {
             if self.options.again {
                 self.forget(span, &mut progress, outbox)?;
             }
+            partitions.push((span, progress));
+        }
+        if self.options.again && outbox.is_some() {
+            tracing::warn!("the chosen letters count as not sent back: repeat without --again if this is interrupted");
+        }
+        for (span, progress) in partitions {
             self.walk_partition(span, progress, outbox, &mut report)?;
         }
         Ok(report)
@@ -177,7 +184,8 @@ impl<'s> Replay<'s> {
         }
     }
 
-    /// Takes the chosen letters out of the progress, for good, so that this replay can be killed and repeated as well.
+    /// Takes the chosen letters out of the progress, for good and before anything is sent: from there it is a replay
+    /// like any other, to be killed and repeated.
     fn forget(&self, span: &Span, progress: &mut Progress, outbox: Option<&Outbox>) -> Result<(), DlqError> {
         let before = progress.clone();
         self.each(span, span.offsets.start, |letter, stretch| {
