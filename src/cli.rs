@@ -1,5 +1,7 @@
 //! Arguments to one call each, and how failures become exit codes.
 
+mod dlq;
+
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,13 +14,14 @@ use crate::config::{ConfigError, Settings, Sources};
 use crate::convert::Style;
 use crate::decode::Format;
 use crate::demo::{self, DemoError, DemoOptions};
+use crate::dlq::DlqError;
 use crate::encode::Form;
 use crate::kafka::ConnectError;
 use crate::pipeline::Monitor;
 use crate::schema::Schema;
 use crate::source::StopSignal;
 use crate::tag::{TagOptions, tag};
-use crate::telemetry::{self, ExportOptions, LogFormat, LogOptions};
+use crate::telemetry::{self, ExportOptions, LogOptions};
 use crate::worker::{self, WorkerError};
 
 /// Tags Vietnamese text: words, parts of speech, named entities.
@@ -46,6 +49,12 @@ enum Command {
         vitag tag articles.jsonl > tagged.jsonl\n  \
         vitag tag --format conllu news.txt")]
     Tag(TagArgs),
+    /// Look at dead letters, and send them back.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  vitag dlq inspect --config vitag.toml\n  vitag dlq replay --config vitag.toml --dry-run"
+    )]
+    Dlq(dlq::Dlq),
     /// Check the settings without running anything.
     #[command(after_help = "Examples:\n  \
         vitag check-config --config vitag.toml\n  \
@@ -179,21 +188,33 @@ enum Failure {
     Output(#[from] std::io::Error),
     #[error("{0} of the lines were refused, see above")]
     Refused(usize),
+    #[error(transparent)]
+    Dlq(#[from] DlqError),
+    #[error("{0} of the chosen letters were left, see above")]
+    LettersLeft(u64),
+    #[error("there is no terminal to ask on: look at --dry-run, then say --yes")]
+    NobodyToAsk,
 }
 
 impl Failure {
     /// As in `sysexits.h`.
     fn exit_code(&self) -> u8 {
+        let of_connection = |error: &ConnectError| match error {
+            ConnectError::Unavailable { .. } | ConnectError::NoTopic(..) => 69,
+            ConnectError::Config(_) | ConnectError::Refused { .. } => 78,
+        };
         let of_worker = |error: &WorkerError| match error {
-            WorkerError::Connect(ConnectError::Unavailable { .. } | ConnectError::NoTopic(..)) => 69,
-            WorkerError::Connect(ConnectError::Config(_)) | WorkerError::Model { .. } | WorkerError::Runtime(_) => 78,
+            WorkerError::Connect(error) => of_connection(error),
+            WorkerError::Model { .. } | WorkerError::Runtime(_) => 78,
             WorkerError::Pipeline(_) => 1,
         };
         match self {
             Failure::Config(_) | Failure::Demo(DemoError::Config(_)) => 78,
             Failure::Worker(error) | Failure::Demo(DemoError::Worker(error)) => of_worker(error),
-            Failure::Refused(_) => 65,
-            Failure::Demo(_) | Failure::Start(_) | Failure::Output(_) => 1,
+            Failure::Dlq(DlqError::Connect(error)) => of_connection(error),
+            Failure::Refused(_) | Failure::LettersLeft(_) => 65,
+            Failure::NobodyToAsk => 2,
+            Failure::Demo(_) | Failure::Dlq(_) | Failure::Start(_) | Failure::Output(_) => 1,
         }
     }
 }
@@ -203,6 +224,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(settings) => run(settings),
         Command::Tag(arguments) => run_tag(arguments),
+        Command::Dlq(command) => dlq::run(command),
         Command::CheckConfig { settings, print_effective } => check_config(settings, print_effective),
         Command::Demo { keep, sets, color } => run_demo(keep, sets, color),
         Command::Schema { of } => print(of.text().as_bytes()),
@@ -215,7 +237,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has enough of it.
-        Err(Failure::Output(error) | Failure::Demo(DemoError::Write(error)))
+        Err(Failure::Output(error) | Failure::Demo(DemoError::Write(error)) | Failure::Dlq(DlqError::Write(error)))
             if error.kind() == std::io::ErrorKind::BrokenPipe =>
         {
             ExitCode::SUCCESS
@@ -332,12 +354,7 @@ async fn stop_on_signals(stop: StopSignal, health: Health) {
 }
 
 fn log_options(settings: &Settings) -> LogOptions {
-    let format = match settings.telemetry.log_format {
-        crate::config::LogFormat::Auto => LogFormat::Auto,
-        crate::config::LogFormat::Pretty => LogFormat::Pretty,
-        crate::config::LogFormat::Json => LogFormat::Json,
-    };
-    LogOptions { level: settings.telemetry.log_level.clone(), format }
+    LogOptions { level: settings.telemetry.log_level.clone(), format: settings.telemetry.log_format }
 }
 
 fn export_options(settings: &Settings) -> ExportOptions {

@@ -31,11 +31,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use choices::{
-    AssignmentStrategy, Compression, Delivery, GroupProtocol, InputFormat, LogFormat, OffsetReset, OnTooLarge,
-    OutputMode, Partitioner, SaslMechanism, SecurityProtocol,
+    AssignmentStrategy, Compression, Delivery, GroupProtocol, OffsetReset, OutputMode, Partitioner, SaslMechanism,
+    SecurityProtocol,
 };
 pub use error::{ConfigError, Layer};
 pub use layers::Sources;
+pub(crate) use properties::setting_of;
 pub use secret::{Properties, Secret};
 pub use sections::{Admin, Batch, Commit, Input, Intake, Kafka, Lanes, Model, Output, Telemetry, Worker};
 

@@ -1,5 +1,6 @@
 //! Bytes to [`Document`]: finds the text (or words) and the id in a message value.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::record::{Code, Reject, Stage};
@@ -24,29 +25,35 @@ pub struct DecodeOptions {
 impl Default for DecodeOptions {
     fn default() -> Self {
         Self {
-            format: Format::Json,
+            format: Format::default(),
             text_pointer: "/text".into(),
             id_pointer: Some("/id".into()),
             words_pointer: None,
             max_text_bytes: 256 * 1024,
-            on_too_large: OnTooLarge::Reject,
+            on_too_large: OnTooLarge::default(),
         }
     }
 }
 
 /// What a message value holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "worker", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum Format {
     /// A JSON value, addressed by the pointers.
+    #[default]
     Json,
     /// The text itself, UTF-8.
     Text,
 }
 
 /// What happens to a text over the limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "worker", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum OnTooLarge {
     /// It becomes a dead letter.
+    #[default]
     Reject,
     /// Its head is tagged, and the annotation says `truncated`.
     Truncate,

@@ -1,11 +1,17 @@
 //! What consumer and producer share: the connection, and how errors are judged.
 
+mod trouble;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::config;
+
+pub(crate) use self::trouble::{Onlooker, Trouble, Troubled};
 
 /// The connection to a Kafka cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,17 +41,34 @@ impl Connection {
     }
 }
 
+/// How long one request for metadata may take: between two, what librdkafka has to complain of is heard.
+const METADATA: Duration = Duration::from_millis(500);
+
 /// Number of partitions of a topic, asked for until `deadline`.
-pub(crate) fn partition_count<C: ConsumerContext>(
+pub(crate) fn partition_count<C: ConsumerContext + Troubled>(
     consumer: &BaseConsumer<C>,
     topic: &str,
     setting: &'static str,
     deadline: Instant,
     unavailable: impl Fn(String) -> ConnectError,
 ) -> Result<i32, ConnectError> {
+    let trouble = consumer.context().trouble();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let metadata = consumer.fetch_metadata(Some(topic), left).map_err(|e| unavailable(e.to_string()))?;
+        let metadata = match consumer.fetch_metadata(Some(topic), left.min(METADATA)) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                // Errors of the connection come out of a poll, one at a time, and of nothing else.
+                while consumer.poll(Duration::ZERO).is_some() {}
+                if let Some(refused) = trouble.refusal() {
+                    return Err(refused);
+                }
+                if left > METADATA {
+                    continue;
+                }
+                return Err(unavailable(trouble.last().unwrap_or_else(|| error.to_string())));
+            }
+        };
         let Some(found) = metadata.topics().first() else {
             return Err(ConnectError::NoTopic(topic.to_owned(), setting));
         };
@@ -66,7 +89,10 @@ pub(crate) fn partition_count<C: ConsumerContext>(
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// No broker answered.
-    #[error("no broker at {servers} answered within {} s: {reason}", waited.as_secs_f32())]
+    #[error(
+        "no broker at {servers} answered within {} s: {reason}; check kafka.bootstrap_servers and \
+         kafka.security_protocol", waited.as_secs_f32()
+    )]
     Unavailable {
         /// As set in `kafka.bootstrap_servers`.
         servers: String,
@@ -75,12 +101,42 @@ pub enum ConnectError {
         /// The last error.
         reason: String,
     },
+    /// A broker and this client do not trust each other.
+    #[error("connection refused: {reason}; {advice}")]
+    Refused {
+        /// What librdkafka says.
+        reason: String,
+        /// What to do, with the settings that decide it.
+        advice: &'static str,
+    },
     /// A topic does not exist.
     #[error("topic {0:?} does not exist: create it, or set {1}")]
     NoTopic(String, &'static str),
     /// librdkafka refused the settings.
     #[error("kafka settings: {0}")]
     Config(String),
+}
+
+impl ConnectError {
+    /// librdkafka refuses to make a client.
+    pub(crate) fn config(error: &KafkaError) -> Self {
+        Self::Config(without_value(error))
+    }
+}
+
+/// Why librdkafka refuses to make a client, with the setting where there is one, and without the value: it might be a
+/// secret under a property's name that is misspelt.
+pub(crate) fn without_value(error: &KafkaError) -> String {
+    let reason = match error {
+        KafkaError::ClientConfig(_, reason, property, value) if !value.is_empty() => {
+            format!("{property}: {}", reason.replace(value.as_str(), "***"))
+        }
+        other => other.to_string(),
+    };
+    match config::setting_of(|property| reason.contains(property)) {
+        Some(setting) => format!("{setting}: {reason}"),
+        None => reason,
+    }
 }
 
 /// What to do about an error of a transactional producer.

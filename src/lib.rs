@@ -15,7 +15,7 @@
 //!
 //! [`record`] is what travels between them, [`pipeline`] the only place that knows them all. [`manifest`] and
 //! [`registry`] are the model, [`worker`] puts a worker together from its [`config`], [`cli`] from its arguments.
-//! [`admin`] and [`telemetry`] show it from outside.
+//! [`admin`] and [`telemetry`] show it from outside; [`dlq`] looks at its dead letters and sends them back.
 //!
 //! Without the feature `worker` the crate is what the trainer shares with it: [`decode`], [`tokenize`], [`pack`],
 //! [`tags`], [`manifest`], [`score`], [`record`].
@@ -35,6 +35,8 @@ pub mod convert;
 pub mod decode;
 #[cfg(feature = "worker")]
 pub mod demo;
+#[cfg(feature = "worker")]
+pub mod dlq;
 #[cfg(feature = "worker")]
 pub mod encode;
 #[cfg(feature = "worker")]

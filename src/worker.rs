@@ -139,7 +139,8 @@ pub fn run(settings: &Settings, monitor: &Monitor, health: &Health, stop: &StopS
     Ok(())
 }
 
-fn connection(settings: &Settings) -> Connection {
+/// The cluster, from the settings.
+pub(crate) fn connection(settings: &Settings) -> Connection {
     let kafka = &settings.kafka;
     let mut properties: BTreeMap<String, String> = owned(&kafka.properties);
     let mut set = |key: &str, value: Option<String>| {
@@ -211,6 +212,6 @@ fn sink_options(settings: &Settings) -> KafkaSinkOptions {
     }
 }
 
-fn owned(properties: &crate::config::Properties) -> BTreeMap<String, String> {
+pub(crate) fn owned(properties: &crate::config::Properties) -> BTreeMap<String, String> {
     properties.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }

@@ -43,28 +43,6 @@ choice! {
 }
 
 choice! {
-    /// What a message value holds.
-    InputFormat {
-        /// A JSON value, addressed by the pointers.
-        #[default]
-        Json = "json",
-        /// The text itself, UTF-8.
-        Text = "text",
-    }
-}
-
-choice! {
-    /// What happens to a text over the limit.
-    OnTooLarge {
-        /// It becomes a dead letter.
-        #[default]
-        Reject = "reject",
-        /// Its head is tagged, and the annotation says `truncated`.
-        Truncate = "truncate",
-    }
-}
-
-choice! {
     /// What an output value is.
     OutputMode {
         /// The annotation alone.
@@ -182,18 +160,5 @@ choice! {
         Fnv1a = "fnv1a",
         /// At random, whatever the key: order by key is lost.
         Random = "random",
-    }
-}
-
-choice! {
-    /// What a log line looks like.
-    LogFormat {
-        /// Pretty on a terminal, JSON elsewhere.
-        #[default]
-        Auto = "auto",
-        /// For people.
-        Pretty = "pretty",
-        /// One JSON object a line.
-        Json = "json",
     }
 }

@@ -41,3 +41,8 @@ pub(super) fn allowed(property: &str) -> Result<(), String> {
         None => Ok(()),
     }
 }
+
+/// The setting in place of the first property that is meant.
+pub(crate) fn setting_of(is_meant: impl Fn(&str) -> bool) -> Option<&'static str> {
+    HAVE_A_SETTING.iter().find(|(property, _)| is_meant(property)).map(|(_, setting)| *setting)
+}

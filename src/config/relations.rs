@@ -1,7 +1,8 @@
 //! Settings that must agree with each other, and what a run needs.
 
 use super::Settings;
-use super::choices::{InputFormat, OutputMode};
+use super::choices::OutputMode;
+use crate::decode::Format;
 
 /// Two sizes in their order: the first may not exceed the second.
 type Ordered = (&'static str, u64, &'static str, u64);
@@ -13,7 +14,7 @@ impl Settings {
         if self.intake.partition_low_bytes == self.intake.partition_high_bytes {
             problems.push("`intake.partition_low_bytes` must be below `intake.partition_high_bytes`".to_owned());
         }
-        if self.output.mode == OutputMode::Merge && self.input.format == InputFormat::Text {
+        if self.output.mode == OutputMode::Merge && self.input.format == Format::Text {
             problems.push("`output.mode` \"merge\" needs `input.format` \"json\": a text has no keys".to_owned());
         }
         problems.extend(self.security_problems());
@@ -80,7 +81,23 @@ impl Settings {
         if self.output.topic.is_some() && self.output.topic == self.output.dead_letter_topic {
             problems.push("`output.topic` and `output.dead_letter_topic` must differ".to_owned());
         }
+        problems.extend(self.unreadable_files());
         problems
+    }
+
+    /// Files of the connection that cannot be opened: librdkafka would not say which.
+    fn unreadable_files(&self) -> impl Iterator<Item = String> {
+        let kafka = &self.kafka;
+        let files = [
+            ("ssl_ca_file", &kafka.ssl_ca_file),
+            ("ssl_certificate_file", &kafka.ssl_certificate_file),
+            ("ssl_key_file", &kafka.ssl_key_file),
+        ];
+        files.into_iter().filter_map(|(key, path)| {
+            let path = path.as_ref()?;
+            let error = std::fs::File::open(path).err()?;
+            Some(format!("`kafka.{key}`: cannot read {}: {error}", path.display()))
+        })
     }
 }
 

@@ -6,13 +6,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{
-    AssignmentStrategy, Compression, Delivery, GroupProtocol, InputFormat, LogFormat, OffsetReset, OnTooLarge,
-    OutputMode, Partitioner, SaslMechanism, SecurityProtocol,
+    AssignmentStrategy, Compression, Delivery, GroupProtocol, OffsetReset, OutputMode, Partitioner, SaslMechanism,
+    SecurityProtocol,
 };
 use super::secret::{Properties, Secret};
-use crate::decode;
+use crate::decode::{self, DecodeOptions};
 use crate::encode::OffsetUnit;
 use crate::infer::Device;
+use crate::telemetry::LogFormat;
 
 /// A day, the longest time a timeout may have.
 const DAY_MS: u64 = 86_400_000;
@@ -51,7 +52,7 @@ pub struct Input {
     /// Topics to read; `vitag run` needs at least one.
     pub topics: Vec<String>,
     /// What a message value holds.
-    pub format: InputFormat,
+    pub format: decode::Format,
     /// JSON pointer (RFC 6901) to the text.
     pub text_pointer: String,
     /// JSON pointer to the document's id; none if empty.
@@ -62,39 +63,33 @@ pub struct Input {
     #[schemars(range(min = 1))]
     pub max_text_bytes: usize,
     /// What happens to a longer one.
-    pub on_too_large: OnTooLarge,
+    pub on_too_large: decode::OnTooLarge,
 }
 
 impl Default for Input {
     fn default() -> Self {
         Self {
             topics: Vec::new(),
-            format: InputFormat::default(),
+            format: decode::Format::default(),
             text_pointer: "/text".into(),
             id_pointer: Some("/id".into()),
             words_pointer: None,
             max_text_bytes: 262_144,
-            on_too_large: OnTooLarge::default(),
+            on_too_large: decode::OnTooLarge::default(),
         }
     }
 }
 
 impl Input {
     /// The options of the decoding stage.
-    pub fn decode_options(&self) -> decode::DecodeOptions {
-        decode::DecodeOptions {
-            format: match self.format {
-                InputFormat::Json => decode::Format::Json,
-                InputFormat::Text => decode::Format::Text,
-            },
+    pub fn decode_options(&self) -> DecodeOptions {
+        DecodeOptions {
+            format: self.format,
             text_pointer: self.text_pointer.clone(),
             id_pointer: self.id_pointer.clone(),
             words_pointer: self.words_pointer.clone(),
             max_text_bytes: self.max_text_bytes,
-            on_too_large: match self.on_too_large {
-                OnTooLarge::Reject => decode::OnTooLarge::Reject,
-                OnTooLarge::Truncate => decode::OnTooLarge::Truncate,
-            },
+            on_too_large: self.on_too_large,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Outputs and dead letters to Kafka: in one transaction with the input offsets, or at least once.
 
 mod dead_letter;
-mod delivery;
+pub(crate) mod delivery;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,13 +13,14 @@ use rdkafka::producer::Producer as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use self::delivery::{Deliveries, Destination, Destinations, Producer, is_too_large, is_transient, settle};
-use crate::kafka::{ConnectError, Connection, Verdict, judge, partition_count};
+use crate::kafka::{ConnectError, Connection, Verdict, judge, partition_count, without_value};
 use crate::record::Partition;
 use crate::sink::{Finished, Sink, SinkError};
 use crate::source::kafka::Consumer;
 use crate::telemetry::Metrics;
 
 pub use self::dead_letter::DeadLetterHeaders;
+pub(crate) use self::dead_letter::REPLAYS;
 
 /// What the sink needs to know.
 #[derive(Clone, Debug)]
@@ -41,7 +42,7 @@ pub struct KafkaSinkOptions {
 }
 
 /// Largest message that the producer lets pass, in bytes: the broker decides what is too large, topic by topic.
-const MAX_MESSAGE_BYTES: &str = "67108864";
+pub(crate) const MAX_MESSAGE_BYTES: &str = "67108864";
 
 /// A sink of Kafka topics.
 pub struct KafkaSink {
@@ -102,12 +103,17 @@ impl KafkaSink {
         Ok(sink)
     }
 
+    /// The producer, or a new one where the last was thrown away.
+    fn take_producer(&mut self, deadline: Instant) -> Result<Producer, SinkError> {
+        self.producer.take().map_or_else(|| self.start_producer(deadline), Ok)
+    }
+
     /// Makes a producer; a transactional one is ready when the transactions before it are settled.
     fn start_producer(&self, deadline: Instant) -> Result<Producer, SinkError> {
         let producer: Producer = self
             .config
             .create_with_context(self.deliveries.clone())
-            .map_err(|e| SinkError::Fatal(format!("cannot make a producer: {e}")))?;
+            .map_err(|e| SinkError::Fatal(format!("cannot make a producer: {}", without_value(&e))))?;
         while self.options.transactional_id.is_some() {
             match producer.init_transactions(left(deadline)) {
                 Ok(()) => break,
@@ -124,10 +130,7 @@ impl KafkaSink {
     fn publish_transaction(&mut self, records: &[&Finished], offsets: &[(Partition, i64)]) -> Result<(), SinkError> {
         // Less than the transaction may live: past that, the broker aborts it and fences this producer.
         let deadline = Instant::now() + self.options.transaction_timeout * 3 / 4;
-        let producer = match self.producer.take() {
-            Some(producer) => producer,
-            None => self.start_producer(deadline)?,
-        };
+        let producer = self.take_producer(deadline)?;
         if self.in_doubt && self.was_committed(offsets, deadline)? {
             self.in_doubt = false;
             self.producer = Some(producer);
@@ -220,10 +223,7 @@ impl KafkaSink {
     fn publish_at_least_once(&mut self, records: &[&Finished], offsets: &[(Partition, i64)]) -> Result<(), SinkError> {
         let deadline = Instant::now() + self.options.transaction_timeout;
         if !offsets.iter().all(|offset| self.delivered.contains(offset)) {
-            let producer = match self.producer.take() {
-                Some(producer) => producer,
-                None => self.start_producer(deadline)?,
-            };
+            let producer = self.take_producer(deadline)?;
             if let Err(error) = self.send_all(&producer, records, deadline) {
                 // The producer goes, and with it what it still holds: it would be sent twice.
                 return Err(self.refusal(records, "produce", &error));

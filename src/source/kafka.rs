@@ -13,7 +13,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{ClientConfig, Statistics, TopicPartitionList};
 
 use crate::admin::Beat;
-use crate::kafka::{ConnectError, Connection, partition_count};
+use crate::kafka::{ConnectError, Connection, Trouble, Troubled, partition_count};
 use crate::record::{Header, Partition};
 use crate::source::{Intake, IntakeOptions, Message, Source, SourceError, StopSignal, Stopped};
 use crate::telemetry::{InputMetrics, Metrics};
@@ -46,6 +46,13 @@ pub struct KafkaSourceOptions {
 pub struct Rebalancer {
     intake: Mutex<Option<Intake>>,
     drain_timeout: Duration,
+    trouble: Trouble,
+}
+
+impl Troubled for Rebalancer {
+    fn trouble(&self) -> &Trouble {
+        &self.trouble
+    }
 }
 
 impl Rebalancer {
@@ -55,6 +62,10 @@ impl Rebalancer {
 }
 
 impl ClientContext for Rebalancer {
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.trouble.note(&error, reason);
+    }
+
     fn stats(&self, statistics: Statistics) {
         let intake = self.intake();
         let Some(intake) = intake.as_ref() else { return };
@@ -126,9 +137,10 @@ impl KafkaSource {
     /// # Errors
     /// When no broker answers in time, a topic is missing, or librdkafka refuses a setting.
     pub fn connect(options: KafkaSourceOptions, metrics: &Metrics, beat: Beat) -> Result<Self, ConnectError> {
-        let context = Rebalancer { intake: Mutex::new(None), drain_timeout: options.drain_timeout };
+        let context =
+            Rebalancer { intake: Mutex::new(None), drain_timeout: options.drain_timeout, trouble: Trouble::default() };
         let consumer: Consumer =
-            client_config(&options).create_with_context(context).map_err(|e| ConnectError::Config(e.to_string()))?;
+            client_config(&options).create_with_context(context).map_err(|e| ConnectError::config(&e))?;
         wait_for_topics(&consumer, &options)?;
         let input = |topic: &String| (topic.clone(), metrics.input(topic, &options.group_id));
         let consumed = options.topics.iter().map(input).collect();
@@ -306,7 +318,7 @@ fn check(consumer: &Consumer, error: &KafkaError) -> Result<(), SourceError> {
 }
 
 /// Copies a message out of librdkafka's buffer, which would otherwise live as long as it.
-fn detach(message: &BorrowedMessage<'_>) -> Message {
+pub(crate) fn detach(message: &BorrowedMessage<'_>) -> Message {
     Message {
         offset: message.offset(),
         key: message.key().map(Bytes::copy_from_slice),

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
@@ -24,10 +25,10 @@ const QUIET: &str = "hyper=info,hyper_util=info,reqwest=info,h2=info,ort=warn";
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
 
 /// How a log line looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// `Pretty` on a terminal, `Json` elsewhere.
+    /// Pretty on a terminal, JSON elsewhere.
     #[default]
     Auto,
     /// For people, with colours on a terminal (unless `NO_COLOR` is set).

@@ -48,7 +48,27 @@ pub(crate) struct Broker {
     server: Option<Node>,
     controller: Node,
     port: u16,
+    /// Ports of further listeners, by name.
+    listeners: BTreeMap<&'static str, u16>,
     folder: TempDir,
+}
+
+/// What a broker has beside its plain listener.
+#[derive(Default)]
+pub(crate) struct Extras {
+    /// Further listeners.
+    pub(crate) listeners: Vec<Listener>,
+    /// Names and passwords for SCRAM, with SHA-256 and SHA-512.
+    pub(crate) scram_users: Vec<(&'static str, &'static str)>,
+}
+
+/// A listener on loopback.
+pub(crate) struct Listener {
+    pub(crate) name: &'static str,
+    /// `SSL` or `SASL_SSL`.
+    pub(crate) protocol: &'static str,
+    /// Settings of this listener alone, without `listener.name.<name>.` before them.
+    pub(crate) settings: Vec<(&'static str, String)>,
 }
 
 impl Broker {
@@ -57,16 +77,28 @@ impl Broker {
     /// # Panics
     /// If the jars or Java are missing, or the broker is not ready in time.
     pub(crate) fn start() -> Self {
+        Self::start_with(&Extras::default())
+    }
+
+    /// Like `start`, with more than a plain listener.
+    pub(crate) fn start_with(extras: &Extras) -> Self {
         let folder = TempDir::with_prefix("vitag-broker-").expect("a temporary folder");
         let port = free_port();
+        let listeners = extras.listeners.iter().map(|listener| (listener.name, free_port())).collect();
         configure(folder.path(), port, free_port());
+        add_listeners(folder.path(), port, &listeners, extras);
         // The broker looks for its controller until it is there, so its Java may start meanwhile.
         let server = Node::start("broker", folder.path());
-        format_controller(folder.path());
+        format_controller(folder.path(), extras);
         let controller = Node::start("controller", folder.path());
-        let mut broker = Self { server: Some(server), controller, port, folder };
+        let mut broker = Self { server: Some(server), controller, port, listeners, folder };
         broker.wait_until_ready();
         broker
+    }
+
+    /// The value of `bootstrap.servers` for a further listener.
+    pub(crate) fn listener(&self, name: &str) -> String {
+        format!("127.0.0.1:{}", self.listeners[name])
     }
 
     /// The one broker that the tests of a test binary share; each uses topics and groups of its own.
@@ -308,6 +340,10 @@ impl Message {
         Self { key: Some(key.into()), ..Self::default() }
     }
 
+    pub(crate) fn without_value(self) -> Self {
+        Self { value: None, ..self }
+    }
+
     pub(crate) fn key(self, key: impl Into<Vec<u8>>) -> Self {
         Self { key: Some(key.into()), ..self }
     }
@@ -541,10 +577,32 @@ fn configure(folder: &Path, client_port: u16, controller_port: u16) {
     fs::write(data.join("meta.properties"), identity).expect("an identity is written");
 }
 
-/// Writes the first records of the cluster's metadata: which features it has.
-fn format_controller(folder: &Path) {
+/// Writes further listeners behind the configuration: of a setting that is there twice, the last counts.
+fn add_listeners(folder: &Path, plain: u16, ports: &BTreeMap<&str, u16>, extras: &Extras) {
+    let (mut listeners, mut protocols) = (format!("CLIENTS://127.0.0.1:{plain}"), "CLIENTS:PLAINTEXT".to_owned());
+    let mut settings = String::new();
+    for Listener { name, protocol, settings: own } in &extras.listeners {
+        listeners += &format!(",{name}://127.0.0.1:{}", ports[name]);
+        protocols += &format!(",{name}:{protocol}");
+        let prefix = format!("listener.name.{}", name.to_lowercase());
+        settings.extend(own.iter().map(|(key, value)| format!("{prefix}.{key}={value}\n")));
+    }
+    let path = properties("broker", folder);
+    let protocols = format!("{protocols},CONTROLLER:PLAINTEXT");
+    let added = format!("listeners={listeners}\nlistener.security.protocol.map={protocols}\n{settings}");
+    fs::write(&path, read(&path) + "\n" + &added).expect("a configuration is written");
+}
+
+/// Writes the first records of the cluster's metadata: which features it has, and who may log in.
+fn format_controller(folder: &Path, extras: &Extras) {
     let mut command = java("format", folder);
-    command.args(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config"]);
+    command.args(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID]);
+    for (name, password) in &extras.scram_users {
+        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            command.args(["--add-scram", &format!("{mechanism}=[name={name},password={password}]")]);
+        }
+    }
+    command.arg("--config");
     let output = command.arg(properties("controller", folder)).output().expect("java starts");
     assert!(output.status.success(), "not formatted: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -15,18 +15,18 @@ use crate::sink::{Finished, Outcome};
 use crate::telemetry::OutputMetrics;
 
 /// A producer that reports deliveries by the place of a record in its publication.
-pub(super) type Producer = ThreadedProducer<Deliveries>;
+pub(crate) type Producer = ThreadedProducer<Deliveries>;
 
 /// The records of a publication that did not arrive, by their places in it.
 #[derive(Clone, Default)]
-pub(super) struct Deliveries(Arc<Mutex<Vec<(usize, KafkaError)>>>);
+pub(crate) struct Deliveries(Arc<Mutex<Vec<(usize, KafkaError)>>>);
 
 impl Deliveries {
     fn lock(&self) -> MutexGuard<'_, Vec<(usize, KafkaError)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn take(&self) -> Vec<(usize, KafkaError)> {
+    pub(crate) fn take(&self) -> Vec<(usize, KafkaError)> {
         std::mem::take(&mut self.lock())
     }
 
@@ -62,7 +62,7 @@ pub(super) struct Destinations {
 }
 
 impl Destinations {
-    /// Hands one record to the producer, waiting while its queue is full.
+    /// Hands one record to the producer.
     pub(super) fn send(&self, producer: &Producer, finished: &Finished, place: usize) -> Result<(), KafkaError> {
         let original = &finished.original;
         let reasons = |reject: &Reject| DeadLetterHeaders::new(&finished.position, reject).into_headers();
@@ -84,22 +84,7 @@ impl Destinations {
         // Without a key the partition follows the input's, so that order is kept.
         record.partition = record.key.is_none().then(|| finished.position.partition.id % to.partitions);
         record.headers = kafka_headers(&headers);
-        loop {
-            match producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((error, rejected)) => match error.rdkafka_error_code() {
-                    Some(RDKafkaErrorCode::QueueFull) => {
-                        record = rejected;
-                        thread::sleep(Duration::from_millis(1));
-                    }
-                    Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
-                        producer.context().lock().push((place, error.clone()));
-                        return Err(error);
-                    }
-                    _ => return Err(error),
-                },
-            }
-        }
+        hand_over(producer, record)
     }
 
     /// Counts records that were published for good.
@@ -115,8 +100,28 @@ impl Destinations {
     }
 }
 
+/// Hands one record to the producer, waiting while its queue is full.
+pub(crate) fn hand_over(producer: &Producer, mut record: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), KafkaError> {
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((error, rejected)) => match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => {
+                    record = rejected;
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                    producer.context().lock().push((rejected.delivery_opaque, error.clone()));
+                    return Err(error);
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
 /// Waits until every record has arrived or failed. (The producer's own flush sleeps 100 ms at a time.)
-pub(super) fn settle(producer: &Producer, deadline: Instant) -> Result<(), KafkaError> {
+pub(crate) fn settle(producer: &Producer, deadline: Instant) -> Result<(), KafkaError> {
     while let Err(error) = producer.flush(Duration::ZERO) {
         if Instant::now() >= deadline {
             return Err(error);
@@ -158,7 +163,8 @@ pub(super) fn is_transient(error: &KafkaError) -> bool {
     )
 }
 
-fn kafka_headers(headers: &[Header]) -> Option<OwnedHeaders> {
+/// Headers as the producer takes them.
+pub(crate) fn kafka_headers(headers: &[Header]) -> Option<OwnedHeaders> {
     let empty = OwnedHeaders::new_with_capacity(headers.len());
     let insert = |all: OwnedHeaders, (key, value): &Header| all.insert(KafkaHeader { key, value: value.as_deref() });
     (!headers.is_empty()).then(|| headers.iter().fold(empty, insert))
