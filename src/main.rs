@@ -1,7 +1,10 @@
 //! The command line of vitag.
 
+#[cfg(feature = "failpoints")]
+mod faults;
+
 fn main() -> std::process::ExitCode {
     #[cfg(feature = "failpoints")]
-    let _scenario = fail::FailScenario::setup();
+    let _scenario = faults::set_up();
     vitag::cli::main()
 }

@@ -154,6 +154,10 @@ impl KafkaSink {
         offsets: &[(Partition, i64)],
         deadline: Instant,
     ) -> Result<(), Failed> {
+        if offsets_go_first() {
+            let list = offset_list(offsets).map_err(|e| ("commit", e))?;
+            self.consumer.commit(&list, CommitMode::Sync).map_err(|e| ("commit", e))?;
+        }
         producer.begin_transaction().map_err(|e| ("begin_transaction", e))?;
         fail::fail_point!("after_begin");
         self.send_all(producer, records, deadline).map_err(|e| ("produce", e))?;
@@ -321,6 +325,12 @@ fn producer_config(options: &KafkaSinkOptions) -> ClientConfig {
         config.set("transactional.id", id).set("transaction.timeout.ms", lifetime.to_string());
     }
     config
+}
+
+/// Whether a test breaks the rule that offsets are committed with their outputs, to see that it is noticed.
+fn offsets_go_first() -> bool {
+    fail::fail_point!("broken_offsets_first", |_| true);
+    false
 }
 
 fn left(deadline: Instant) -> Duration {
