@@ -256,7 +256,13 @@ impl Broker {
     pub(crate) fn committed(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
         let consumer: BaseConsumer = self.client().set("group.id", group).create().expect("a consumer");
         let partitions = all_partitions(&consumer, topic);
-        let committed = consumer.committed_offsets(partitions, REQUEST).expect("committed offsets");
+        let mut committed = None;
+        // A group has no coordinator for a moment when it is new, and after a restart.
+        wait_for("committed offsets", || {
+            committed = consumer.committed_offsets(partitions.clone(), REQUEST).ok();
+            committed.is_some()
+        });
+        let committed = committed.expect("there are some");
         let elements = committed.elements();
         elements.iter().filter_map(|e| Some((e.partition(), e.offset().to_raw().filter(|o| *o >= 0)?))).collect()
     }

@@ -45,7 +45,6 @@ impl Fleet {
         ];
         let fixed = [
             "kafka.session_timeout_ms=4000",
-            "kafka.consumer_properties.heartbeat.interval.ms=500",
             "kafka.transaction_timeout_ms=6000",
             "kafka.properties.socket.timeout.ms=3000",
             "kafka.properties.topic.metadata.refresh.interval.ms=1000",
@@ -56,7 +55,7 @@ impl Fleet {
             "lanes.count=2",
             "admin.address=",
         ];
-        let fixed = fixed.into_iter().chain(protocol.settings()).map(str::to_owned);
+        let fixed = fixed.iter().chain(protocol.settings()).map(|setting| (*setting).to_owned());
         let settings = own.into_iter().chain(fixed).collect();
         let mut fleet = Self { settings, failpoints, places: vec![], named: 0, kills: 0, endings: vec![] };
         (0..workers).for_each(|_| fleet.join());

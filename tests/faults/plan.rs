@@ -32,11 +32,13 @@ pub(crate) enum Protocol {
 
 impl Protocol {
     /// The settings of a worker.
-    pub(crate) fn settings(self) -> [&'static str; 2] {
+    pub(crate) fn settings(self) -> &'static [&'static str] {
+        const HEARTBEAT: &str = "kafka.consumer_properties.heartbeat.interval.ms=500";
         match self {
-            Protocol::Cooperative => ["kafka.group_protocol=classic", "kafka.assignment_strategy=cooperative-sticky"],
-            Protocol::Eager => ["kafka.group_protocol=classic", "kafka.assignment_strategy=range"],
-            Protocol::Consumer => ["kafka.group_protocol=consumer", "kafka.assignment_strategy=cooperative-sticky"],
+            Protocol::Cooperative => &["kafka.assignment_strategy=cooperative-sticky", HEARTBEAT],
+            Protocol::Eager => &["kafka.assignment_strategy=range", HEARTBEAT],
+            // The broker sets the heartbeat, and the session.
+            Protocol::Consumer => &["kafka.group_protocol=consumer"],
         }
     }
 
