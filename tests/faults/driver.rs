@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
 /// One record in so many cannot be tagged.
@@ -97,7 +98,9 @@ fn write(
     let key = id.to_string();
     let mut record = BaseRecord::to(topic).partition(partition).key(&key).payload(&value);
     while let Err((error, back)) = producer.send(record) {
-        assert!(error.to_string().contains("QueueFull"), "not written: {error}");
+        // A new partition is not known at once.
+        let passes = [Some(RDKafkaErrorCode::QueueFull), Some(RDKafkaErrorCode::UnknownPartition)];
+        assert!(passes.contains(&error.rdkafka_error_code()), "not written: {error}");
         thread::sleep(PAUSE);
         record = back;
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::proxy::{ACTIONS, APIS, Aim};
+use crate::proxy::{ACTIONS, APIS, Aim, Api};
 
 /// The fail points of the worker.
 pub(crate) const POINTS: [&str; 11] = [
@@ -43,10 +43,10 @@ impl Protocol {
     }
 
     /// Whether its members send requests of this type.
-    fn sends(self, api: &str) -> bool {
+    fn sends(self, api: Api) -> bool {
         match api {
-            "JoinGroup" | "SyncGroup" | "Heartbeat" => self != Protocol::Consumer,
-            "ConsumerGroupHeartbeat" => self == Protocol::Consumer,
+            Api::JoinGroup | Api::SyncGroup | Api::Heartbeat => self != Protocol::Consumer,
+            Api::ConsumerGroupHeartbeat => self == Protocol::Consumer,
             _ => true,
         }
     }
@@ -135,7 +135,7 @@ impl Plan {
             let point = POINTS[turn(kills, POINTS.len() as u64, i)];
             faults.push(Fault::KillAt { point, nth: random.u32(1..=3), hold_ms: random.u32(0..=400) });
         }
-        let apis: Vec<(i16, &str)> = APIS.into_iter().filter(|(_, name)| protocol.sends(name)).collect();
+        let apis: Vec<Api> = APIS.into_iter().filter(|&api| protocol.sends(api)).collect();
         for i in 0..network {
             let aims = (apis.len() * ACTIONS.len()) as u64;
             // A third of the seeds have this protocol.

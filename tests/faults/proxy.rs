@@ -2,7 +2,6 @@
 //! fault can be aimed at one.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,22 +9,47 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Types of requests, by their numbers in the protocol, and the names they have there.
-pub(crate) const APIS: [(i16, &str); 13] = [
-    (22, "InitProducerId"),
-    (24, "AddPartitionsToTxn"),
-    (25, "AddOffsetsToTxn"),
-    (28, "TxnOffsetCommit"),
-    (26, "EndTxn"),
-    (0, "Produce"),
-    (10, "FindCoordinator"),
-    (9, "OffsetFetch"),
-    (1, "Fetch"),
-    (11, "JoinGroup"),
-    (14, "SyncGroup"),
-    (12, "Heartbeat"),
-    (68, "ConsumerGroupHeartbeat"),
+/// Types of requests, by their numbers in the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i16)]
+pub(crate) enum Api {
+    Produce = 0,
+    Fetch = 1,
+    OffsetFetch = 9,
+    FindCoordinator = 10,
+    JoinGroup = 11,
+    Heartbeat = 12,
+    SyncGroup = 14,
+    InitProducerId = 22,
+    AddPartitionsToTxn = 24,
+    AddOffsetsToTxn = 25,
+    EndTxn = 26,
+    TxnOffsetCommit = 28,
+    ConsumerGroupHeartbeat = 68,
+}
+
+pub(crate) const APIS: [Api; 13] = [
+    Api::InitProducerId,
+    Api::AddPartitionsToTxn,
+    Api::AddOffsetsToTxn,
+    Api::TxnOffsetCommit,
+    Api::EndTxn,
+    Api::Produce,
+    Api::FindCoordinator,
+    Api::OffsetFetch,
+    Api::Fetch,
+    Api::JoinGroup,
+    Api::SyncGroup,
+    Api::Heartbeat,
+    Api::ConsumerGroupHeartbeat,
 ];
+
+impl Api {
+    /// Whether a worker that runs undisturbed sends none.
+    pub(crate) fn is_sent_at_the_start(self) -> bool {
+        matches!(self, Api::InitProducerId | Api::FindCoordinator | Api::OffsetFetch | Api::JoinGroup | Api::SyncGroup)
+    }
+}
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +75,8 @@ const STALL: Duration = Duration::from_millis(3500);
 /// A fault, and the type of request that it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Aim {
-    pub(crate) api: (i16, &'static str),
+    pub(crate) api: Api,
     pub(crate) action: Action,
-}
-
-impl fmt::Display for Aim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}", self.action, self.api.1)
-    }
 }
 
 #[derive(Default)]
@@ -74,7 +92,7 @@ impl State {
     /// What happens to a request of this type.
     fn befalls(&self, api: i16) -> Option<Action> {
         let mut armed = self.aim.lock().unwrap_or_else(PoisonError::into_inner);
-        let (aim, left) = armed.as_mut().filter(|(aim, left)| aim.api.0 == api && *left > 0)?;
+        let (aim, left) = armed.as_mut().filter(|(aim, left)| aim.api as i16 == api && *left > 0)?;
         *left -= 1;
         self.hits.fetch_add(1, Ordering::Relaxed);
         Some(aim.action)

@@ -116,7 +116,10 @@ impl Run<'_> {
             Fault::Network(aim) => {
                 const TIMES: u32 = 2;
                 self.proxy.arm(aim, TIMES);
-                let deadline = Instant::now() + Duration::from_secs(8);
+                if aim.api.is_sent_at_the_start() {
+                    self.fleet.restart(place);
+                }
+                let deadline = Instant::now() + Duration::from_secs(10);
                 while self.proxy.hits() < TIMES && Instant::now() < deadline {
                     thread::sleep(Duration::from_millis(20));
                 }
