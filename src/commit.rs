@@ -164,7 +164,10 @@ impl<S: Sink> Committer<S> {
         for command in std::iter::once(command).chain(inbox.try_iter().take(self.options.records)) {
             match command {
                 Command::Assign(partition, epoch) => self.tracker.assign(partition, epoch),
-                Command::Finish(record) => self.tracker.finish(record),
+                Command::Finish(record) => {
+                    self.tracker.finish(record);
+                    fail::fail_point!("after_staging");
+                }
                 Command::Drain { upto, deadline, done } => self.drains.push(Drain { upto, deadline, done }),
             }
         }
@@ -182,9 +185,7 @@ impl<S: Sink> Committer<S> {
     fn commit(&mut self) -> Result<(), SinkError> {
         let assignments = self.assignments.clone();
         let current = assignments.lock();
-        if !stale_work_is_kept() {
-            self.tracker.retain(&current);
-        }
+        self.tracker.retain(&current);
         self.due = None;
         if self.failures == 0 || self.tracker.sealed().is_empty() {
             self.failures = 0;
@@ -250,12 +251,6 @@ impl<S: Sink> Committer<S> {
             false
         });
     }
-}
-
-/// Whether a test breaks the rule that work of an ended assignment is dropped, to see that it is noticed.
-fn stale_work_is_kept() -> bool {
-    fail::fail_point!("broken_epoch", |_| true);
-    false
 }
 
 /// 50 ms after the first failure, doubling to 5 s.

@@ -13,6 +13,7 @@ use rdkafka::producer::Producer as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use self::delivery::{Deliveries, Destination, Destinations, Producer, is_too_large, is_transient, settle};
+use crate::fault::is_off;
 use crate::kafka::{ConnectError, Connection, Verdict, judge, partition_count, without_value};
 use crate::record::Partition;
 use crate::sink::{Finished, Sink, SinkError};
@@ -154,7 +155,7 @@ impl KafkaSink {
         offsets: &[(Partition, i64)],
         deadline: Instant,
     ) -> Result<(), Failed> {
-        if offsets_go_first() {
+        if is_off("outputs_first_rule") {
             let list = offset_list(offsets).map_err(|e| ("commit", e))?;
             self.consumer.commit(&list, CommitMode::Sync).map_err(|e| ("commit", e))?;
         }
@@ -325,12 +326,6 @@ fn producer_config(options: &KafkaSinkOptions) -> ClientConfig {
         config.set("transactional.id", id).set("transaction.timeout.ms", lifetime.to_string());
     }
     config
-}
-
-/// Whether a test breaks the rule that offsets are committed with their outputs, to see that it is noticed.
-fn offsets_go_first() -> bool {
-    fail::fail_point!("broken_offsets_first", |_| true);
-    false
 }
 
 fn left(deadline: Instant) -> Duration {

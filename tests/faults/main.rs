@@ -55,29 +55,29 @@ fn every_record_comes_out_once_and_in_order_whatever_fails() {
     assert!(broken.is_empty(), "the promise was broken with the seeds {broken:?}");
 }
 
-/// Runs a committer that a fail point breaks, and sees that it is noticed.
-fn is_caught(broken: &'static str, faults: Vec<Fault>) -> Outcome {
+/// Runs a committer with a rule switched off, and sees that it is noticed.
+fn is_caught(rule: &'static str, faults: Vec<Fault>) -> Outcome {
     let mut guard = Stage::enter();
-    let outcome = run(guard.as_mut().expect("a stage"), &Plan::against(faults), broken);
-    assert!(!outcome.verdict.is_clean(), "nobody noticed {broken}: {}", outcome.verdict);
+    let outcome = run(guard.as_mut().expect("a stage"), &Plan::against(faults), rule);
+    assert!(!outcome.verdict.is_clean(), "nobody noticed {rule}: {}", outcome.verdict);
     outcome
 }
 
 #[test]
 fn offsets_committed_before_the_outputs_are_caught() {
     let death = Fault::KillAt { point: "after_begin", nth: 3, hold_ms: 0 };
-    let outcome = is_caught("broken_offsets_first=return", vec![death; 2]);
+    let outcome = is_caught("outputs_first_rule=return", vec![death; 2]);
     assert!(!outcome.verdict.lost.is_empty(), "{}", outcome.verdict);
 }
 
 #[test]
 fn a_prefix_with_gaps_is_caught() {
     let death = Fault::KillAt { point: "after_commit", nth: 3, hold_ms: 0 };
-    is_caught("broken_prefix=return", vec![death; 2]);
+    is_caught("prefix_rule=return", vec![death; 2]);
 }
 
 #[test]
 fn work_of_an_ended_assignment_is_caught() {
-    let outcome = is_caught("broken_epoch=return", vec![Fault::Freeze; 2]);
+    let outcome = is_caught("epoch_rule=return", vec![Fault::Freeze; 2]);
     assert!(!outcome.verdict.doubled.is_empty(), "{}", outcome.verdict);
 }

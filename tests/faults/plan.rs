@@ -138,8 +138,7 @@ impl Plan {
         let apis: Vec<Api> = APIS.into_iter().filter(|&api| protocol.sends(api)).collect();
         for i in 0..network {
             let aims = (apis.len() * ACTIONS.len()) as u64;
-            // A third of the seeds have this protocol.
-            let aim = ((seed / 3 * network + i) * 7 % aims) as usize;
+            let aim = ((seed * network + i) * 7 % aims) as usize;
             let (api, action) = (apis[aim / ACTIONS.len()], ACTIONS[aim % ACTIONS.len()]);
             faults.push(Fault::Network(Aim { api, action }));
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::common::broker::Broker;
 use crate::driver::Driver;
 use crate::fleet::Fleet;
-use crate::plan::{Fault, Plan, Protocol};
+use crate::plan::{Fault, Plan};
 use crate::proxy::Proxy;
 use crate::stage::{Stage, Topics};
 use crate::verify::Verdict;
@@ -36,26 +36,19 @@ pub(crate) struct Outcome {
 /// # Panics
 /// If the stream stands still.
 pub(crate) fn run(stage: &mut Stage, plan: &Plan, failpoints: &'static str) -> Outcome {
-    println!("{plan}");
+    eprintln!("{plan}");
     let topics = Topics::make(&stage.broker, plan);
     let driver = Driver::start(&mut stage.broker.client(), &topics.input, plan.partitions, plan.seed);
     let fleet = Fleet::start(stage.proxy.port, &topics, plan.protocol, plan.workers, failpoints);
     let mut random = fastrand::Rng::with_seed(plan.seed);
-    let mut run = Run {
-        broker: &mut stage.broker,
-        proxy: &stage.proxy,
-        topics,
-        driver: Some(driver),
-        fleet,
-        protocol: plan.protocol,
-    };
+    let mut run = Run { broker: &mut stage.broker, proxy: &stage.proxy, topics, driver: Some(driver), fleet };
     run.await_progress();
     let mut injected = Vec::new();
     for &fault in &plan.faults {
         let began = Instant::now();
         let took_effect = run.inject(fault, &mut random);
         run.await_progress();
-        println!(
+        eprintln!(
             "  {:5.1} s  {fault:?}{}",
             began.elapsed().as_secs_f64(),
             if took_effect { "" } else { ", no effect" }
@@ -71,7 +64,6 @@ struct Run<'s> {
     topics: Topics,
     driver: Option<Driver>,
     fleet: Fleet,
-    protocol: Protocol,
 }
 
 impl Run<'_> {
@@ -86,9 +78,8 @@ impl Run<'_> {
             }
             Fault::Abandon => return self.fleet.abandon(place),
             Fault::Freeze => {
-                // The broker sets the session of a `consumer` group.
-                let session = if self.protocol == Protocol::Consumer { 6 } else { 4 };
-                self.fleet.freeze(place, Duration::from_secs(session + 2));
+                // Longer than the session: 4 s, or with `consumer` the 3 s of the broker.
+                self.fleet.freeze(place, Duration::from_secs(6));
             }
             Fault::Namesake => {
                 if let Some(log) = self.fleet.shadow(place) {
@@ -171,7 +162,7 @@ impl Run<'_> {
         let kills = self.fleet.kills;
         let endings = self.fleet.finish();
         let verdict = Verdict::of(self.broker, &self.topics, fed);
-        println!("  {verdict}");
+        eprintln!("  {verdict}");
         Outcome { plan, injected, kills, endings, verdict }
     }
 }
