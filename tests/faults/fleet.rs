@@ -45,7 +45,10 @@ impl Fleet {
         ];
         let fixed = [
             "kafka.session_timeout_ms=4000",
-            "kafka.transaction_timeout_ms=6000",
+            // Longer than a freeze: what keeps a zombie out is the group, not the end of its transaction.
+            "kafka.transaction_timeout_ms=10000",
+            // An answer to JoinGroup is awaited as long.
+            "kafka.max_poll_interval_ms=15000",
             "kafka.properties.socket.timeout.ms=3000",
             "kafka.properties.topic.metadata.refresh.interval.ms=1000",
             "kafka.properties.reconnect.backoff.max.ms=1000",

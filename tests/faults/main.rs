@@ -78,6 +78,6 @@ fn a_prefix_with_gaps_is_caught() {
 
 #[test]
 fn work_of_an_ended_assignment_is_caught() {
-    let outcome = is_caught("epoch_rule=return", vec![Fault::Freeze; 2]);
+    let outcome = is_caught("epoch_rule=return", vec![Fault::Freeze; 3]);
     assert!(!outcome.verdict.doubled.is_empty(), "{}", outcome.verdict);
 }

@@ -1,6 +1,7 @@
 //! What fails, and when: drawn from a seed, so that a run can be repeated.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::proxy::{ACTIONS, APIS, Aim, Api};
 
@@ -111,6 +112,8 @@ pub(crate) struct Plan {
     /// Whether the input is compacted, so that its offsets have gaps.
     pub(crate) compacted: bool,
     pub(crate) faults: Vec<Fault>,
+    /// How long the workers may take at the end.
+    pub(crate) patience: Duration,
 }
 
 impl Plan {
@@ -155,18 +158,27 @@ impl Plan {
         faults.extend((0..others).map(|i| all[turn(others, all.len() as u64, i)]));
         random.shuffle(&mut faults);
         let partitions = (workers + random.usize(0..=2)) as i32;
-        Self { seed, workers, partitions, protocol, compacted: seed % 4 == 3, faults }
+        Self {
+            seed,
+            workers,
+            partitions,
+            protocol,
+            compacted: seed % 4 == 3,
+            faults,
+            patience: Duration::from_secs(120),
+        }
     }
 
     /// A plan that a broken committer does not pass.
     pub(crate) fn against(faults: Vec<Fault>) -> Self {
-        Self { seed: 0, workers: 2, partitions: 2, protocol: Protocol::Cooperative, compacted: false, faults }
+        let (protocol, patience) = (Protocol::Cooperative, Duration::from_secs(15));
+        Self { seed: 0, workers: 2, partitions: 4, protocol, compacted: false, faults, patience }
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, workers, partitions, protocol, compacted, faults } = self;
+        let Self { seed, workers, partitions, protocol, compacted, faults, .. } = self;
         write!(f, "seed {seed}: {workers} workers, {partitions} partitions, {protocol:?}, compacted: {compacted}")?;
         faults.iter().try_for_each(|fault| write!(f, "\n  {fault:?}"))
     }

@@ -134,27 +134,33 @@ impl Run<'_> {
     /// Waits until more is committed than is now; workers that end meanwhile are started again.
     fn await_progress(&mut self) {
         let before = self.committed();
-        self.wait("progress", |run| run.committed() > before);
+        let moves = self.wait(STUCK, |run| run.committed() > before);
+        assert!(moves, "the stream stands still\n{}", self.fleet.logs());
     }
 
     fn committed(&self) -> i64 {
         self.broker.committed(&self.topics.group, &self.topics.input).values().sum()
     }
 
-    fn wait(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
-        let deadline = Instant::now() + STUCK;
+    /// Waits for a condition; returns whether it came to hold.
+    fn wait(&mut self, patience: Duration, mut condition: impl FnMut(&mut Self) -> bool) -> bool {
+        let deadline = Instant::now() + patience;
         while !condition(self) {
             self.fleet.mend();
-            assert!(Instant::now() < deadline, "waited too long for {what}\n{}", self.fleet.logs());
+            if Instant::now() > deadline {
+                return false;
+            }
             thread::sleep(Duration::from_millis(100));
         }
+        true
     }
 
     /// Lets the workers finish what there is, and looks at what they made of it.
     fn end(mut self, plan: Plan, injected: Vec<Injected>) -> Outcome {
         let partitions = self.topics.input_partitions();
         let fed = self.driver.take().expect("it runs until the end").stop();
-        self.wait("the end of the input", |run| {
+        // What is not committed by then, the verdict tells.
+        self.wait(plan.patience, |run| {
             let committed = run.broker.committed(&run.topics.group, &run.topics.input);
             let end = |partition| run.broker.high_watermark(&run.topics.input, partition);
             (0..partitions).all(|partition| committed.get(&partition).is_some_and(|&offset| offset >= end(partition)))
@@ -163,6 +169,7 @@ impl Run<'_> {
         let endings = self.fleet.finish();
         let verdict = Verdict::of(self.broker, &self.topics, fed);
         eprintln!("  {verdict}");
+        endings.iter().for_each(|ending| eprintln!("  ended: {ending}"));
         Outcome { plan, injected, kills, endings, verdict }
     }
 }
