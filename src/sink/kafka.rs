@@ -119,7 +119,7 @@ impl KafkaSink {
             match producer.init_transactions(left(deadline)) {
                 Ok(()) => break,
                 Err(e) if judge(&e) == Verdict::Fatal => return Err(self.fatal("init_transactions", &e)),
-                Err(e) if Instant::now() >= deadline || judge(&e) == Verdict::Abort => {
+                Err(e) if Instant::now() >= deadline || judge(&e) != Verdict::Repeat => {
                     return Err(retry("init_transactions", &e));
                 }
                 Err(e) => tracing::warn!(error = %e, "init_transactions failed, trying again"),
@@ -193,6 +193,10 @@ impl KafkaSink {
             // this producer (KIP-890). A new one settles it.
             Verdict::Repeat if call == COMMIT => {
                 self.in_doubt = true;
+                return retry(call, error);
+            }
+            Verdict::Broken => {
+                self.in_doubt = call == COMMIT;
                 return retry(call, error);
             }
             Verdict::Repeat | Verdict::Abort => self.metrics.transaction_aborted(),
