@@ -5,6 +5,8 @@ CARGO ?= cargo
 DEMO_PROFILE ?= release
 # Arguments of criterion, for `make bench`: the name of a stage, for instance.
 BENCH ?=
+# For `make faults`: how many seeds, or which: `7,12`.
+SEEDS ?= 20
 # For `make models`: the folder of the corpora that trainer/configs/vi-tagger.toml names, the tokenizer, the folder of
 # the run.
 DATA ?=
@@ -23,7 +25,7 @@ TRAINER := $(CARGO) run --release --package vitag-trainer --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint audit bench models doc clean
+.PHONY: help setup demo test faults lint audit bench models doc clean
 
 help: ## Lists the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +41,10 @@ test: ## Tests the worker and the trainer, against a real broker, ONNX Runtime a
 	$(SETUP) build runtime training broker
 	$(CARGO) test --no-fail-fast --features failpoints
 	GOMP_SPINCOUNT=0 $(CARGO) test --no-fail-fast --package vitag-trainer
+
+faults: ## Kills, freezes and cuts off workers and the broker, by the plans of SEEDS; writes target/faults/report.md
+	$(SETUP) build runtime broker
+	VITAG_FAULT_SEEDS=$(SEEDS) $(CARGO) test --features failpoints --test faults every_record -- --nocapture
 
 lint: ## Checks format, lints, documentation, and the licences and sources of dependencies
 	$(SETUP) build training tools

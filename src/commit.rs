@@ -164,7 +164,10 @@ impl<S: Sink> Committer<S> {
         for command in std::iter::once(command).chain(inbox.try_iter().take(self.options.records)) {
             match command {
                 Command::Assign(partition, epoch) => self.tracker.assign(partition, epoch),
-                Command::Finish(record) => self.tracker.finish(record),
+                Command::Finish(record) => {
+                    self.tracker.finish(record);
+                    fail::fail_point!("after_staging");
+                }
                 Command::Drain { upto, deadline, done } => self.drains.push(Drain { upto, deadline, done }),
             }
         }

@@ -144,6 +144,9 @@ pub(crate) fn without_value(error: &KafkaError) -> String {
 pub(crate) enum Verdict {
     /// The producer is of no more use, and no other may take its place.
     Fatal,
+    /// The producer is of no more use, and a new one settles what it left: the broker knows of another state of its
+    /// transaction, as after a restart.
+    Broken,
     /// Abort the transaction, then try it again.
     Abort,
     /// The same call may be repeated.
@@ -153,6 +156,9 @@ pub(crate) enum Verdict {
 /// Judges an error by what librdkafka says of it.
 pub(crate) fn judge(error: &KafkaError) -> Verdict {
     match error {
+        KafkaError::Transaction(e) if e.is_fatal() && e.code() == RDKafkaErrorCode::InvalidTransactionalState => {
+            Verdict::Broken
+        }
         KafkaError::Transaction(e) if e.is_fatal() => Verdict::Fatal,
         KafkaError::Transaction(e) if e.txn_requires_abort() => Verdict::Abort,
         KafkaError::Transaction(e) if e.is_retriable() => Verdict::Repeat,

@@ -40,6 +40,8 @@ pub mod dlq;
 #[cfg(feature = "worker")]
 pub mod encode;
 #[cfg(feature = "worker")]
+pub mod fault;
+#[cfg(feature = "worker")]
 pub mod infer;
 #[cfg(feature = "worker")]
 pub mod kafka;

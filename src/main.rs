@@ -2,6 +2,6 @@
 
 fn main() -> std::process::ExitCode {
     #[cfg(feature = "failpoints")]
-    let _scenario = fail::FailScenario::setup();
+    let _scenario = vitag::fault::set_up();
     vitag::cli::main()
 }

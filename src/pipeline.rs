@@ -352,7 +352,6 @@ impl Encoder<'_> {
             if let Outcome::Output(bytes) = &outcome {
                 request.record.original.held.grow(bytes.len());
             }
-            fail::fail_point!("after_staging");
             let span = std::mem::take(&mut *request.span.lock().unwrap_or_else(PoisonError::into_inner));
             if to_commit.send(finish(request.record.clone().with(span), outcome)).is_err() {
                 return;

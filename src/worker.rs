@@ -179,7 +179,8 @@ fn source_options(settings: &Settings) -> KafkaSourceOptions {
     );
     set("max.poll.interval.ms", kafka.max_poll_interval_ms.to_string());
     set("group.protocol", kafka.group_protocol.to_string());
-    if kafka.group_protocol == GroupProtocol::Classic {
+    let is_classic = kafka.group_protocol == GroupProtocol::Classic;
+    if is_classic {
         set("session.timeout.ms", kafka.session_timeout_ms.to_string());
         set("partition.assignment.strategy", kafka.assignment_strategy.to_string());
     }
@@ -187,7 +188,7 @@ fn source_options(settings: &Settings) -> KafkaSourceOptions {
         connection: connection(settings),
         topics: settings.input.topics.clone(),
         group_id: kafka.group_id.clone(),
-        group_instance_id: kafka.static_membership.then(|| settings.worker.instance.clone()),
+        group_instance_id: (is_classic && kafka.static_membership).then(|| settings.worker.instance.clone()),
         startup_timeout: Duration::from_millis(settings.worker.startup_timeout_ms),
         drain_timeout: Duration::from_millis(settings.worker.drain_timeout_ms),
         intake: intake_options(settings),

@@ -102,7 +102,7 @@ impl Secured {
             ("scram-sha-256.sasl.jaas.config", scram),
             ("scram-sha-512.sasl.jaas.config", scram),
         ];
-        let listener = |name, protocol, settings| Listener { name, protocol, settings };
+        let listener = |name, protocol, settings| Listener { name, protocol, settings, advertised: None };
         let listeners = vec![
             listener("TLS", "SSL", with("broker", &[])),
             listener("MUTUAL", "SSL", with("broker", &[("ssl.client.auth", "required")])),

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::fault::is_off;
 use crate::record::{Partition, Record};
 
 /// The assignments that hold at this moment: partition → epoch.
@@ -88,7 +89,7 @@ impl<T> Tracker<T> {
         else {
             return;
         };
-        let index = (position.slot - slots.first) as usize;
+        let index = if is_off("prefix_rule") { slots.staged.len() } else { (position.slot - slots.first) as usize };
         if slots.staged.len() <= index {
             slots.staged.resize_with(index + 1, || None);
         }
@@ -115,6 +116,9 @@ impl<T> Tracker<T> {
 
     /// Drops the assignments that do not hold any more.
     pub fn retain(&mut self, current: &HashMap<Partition, u64>) {
+        if is_off("epoch_rule") {
+            return;
+        }
         self.partitions.retain(|partition, slots| current.get(partition) == Some(&slots.epoch));
     }
 

@@ -134,7 +134,8 @@ pub struct Kafka {
     pub bootstrap_servers: Vec<String>,
     /// Consumer group; the workers of one group share the partitions.
     pub group_id: String,
-    /// Whether a restart within the session timeout keeps its partitions, by the name in `worker.instance`.
+    /// Whether a restart within the session timeout keeps its partitions, by the name in `worker.instance`; for
+    /// `group_protocol = "classic"`, as with `consumer` the broker refuses a name until the session of the dead is over.
     pub static_membership: bool,
     /// Silence after which the group takes a worker for dead, in milliseconds; for `group_protocol = "classic"`, as
     /// with `consumer` the broker sets it.

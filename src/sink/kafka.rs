@@ -13,6 +13,7 @@ use rdkafka::producer::Producer as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use self::delivery::{Deliveries, Destination, Destinations, Producer, is_too_large, is_transient, settle};
+use crate::fault::is_off;
 use crate::kafka::{ConnectError, Connection, Verdict, judge, partition_count, without_value};
 use crate::record::Partition;
 use crate::sink::{Finished, Sink, SinkError};
@@ -118,7 +119,7 @@ impl KafkaSink {
             match producer.init_transactions(left(deadline)) {
                 Ok(()) => break,
                 Err(e) if judge(&e) == Verdict::Fatal => return Err(self.fatal("init_transactions", &e)),
-                Err(e) if Instant::now() >= deadline || judge(&e) == Verdict::Abort => {
+                Err(e) if Instant::now() >= deadline || judge(&e) != Verdict::Repeat => {
                     return Err(retry("init_transactions", &e));
                 }
                 Err(e) => tracing::warn!(error = %e, "init_transactions failed, trying again"),
@@ -154,6 +155,10 @@ impl KafkaSink {
         offsets: &[(Partition, i64)],
         deadline: Instant,
     ) -> Result<(), Failed> {
+        if is_off("outputs_first_rule") {
+            let list = offset_list(offsets).map_err(|e| ("commit", e))?;
+            self.consumer.commit(&list, CommitMode::Sync).map_err(|e| ("commit", e))?;
+        }
         producer.begin_transaction().map_err(|e| ("begin_transaction", e))?;
         fail::fail_point!("after_begin");
         self.send_all(producer, records, deadline).map_err(|e| ("produce", e))?;
@@ -188,6 +193,10 @@ impl KafkaSink {
             // this producer (KIP-890). A new one settles it.
             Verdict::Repeat if call == COMMIT => {
                 self.in_doubt = true;
+                return retry(call, error);
+            }
+            Verdict::Broken => {
+                self.in_doubt = call == COMMIT;
                 return retry(call, error);
             }
             Verdict::Repeat | Verdict::Abort => self.metrics.transaction_aborted(),

@@ -222,7 +222,6 @@ impl KafkaSource {
     /// # Errors
     /// When it takes longer than it may.
     fn drain(&mut self, stop: &StopSignal) -> Result<(), SourceError> {
-        fail::fail_point!("drain");
         if let Ok(list) = self.consumer.assignment()
             && let Err(error) = self.consumer.pause(&list)
         {
@@ -232,6 +231,7 @@ impl KafkaSource {
             Some(intake) => intake.drain(&intake.partitions(), self.options.drain_timeout),
             None => return Ok(()),
         };
+        fail::fail_point!("drain");
         let deadline = Instant::now() + self.options.drain_timeout + Duration::from_secs(1);
         while !stop.is_abandoned() && Instant::now() < deadline {
             self.beat.beat();

@@ -15,7 +15,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -69,6 +69,8 @@ pub(crate) struct Listener {
     pub(crate) protocol: &'static str,
     /// Settings of this listener alone, without `listener.name.<name>.` before them.
     pub(crate) settings: Vec<(&'static str, String)>,
+    /// The port that clients are told of, if it is another: that of a proxy.
+    pub(crate) advertised: Option<u16>,
 }
 
 impl Broker {
@@ -141,6 +143,28 @@ impl Broker {
     /// Stops the process where it is; its connections stay open and answer nothing.
     pub(crate) fn pause(&mut self) {
         self.signal("STOP");
+    }
+
+    /// Lets every write to the broker's disk fail, as when it is full, until the broker has given up.
+    pub(crate) fn fail_writes(&mut self) {
+        let server = self.server.as_mut().expect("the broker was started");
+        let pid = server.java.id().to_string();
+        let status = Command::new("prlimit").args(["--fsize=1:", "--pid", &pid]).status().expect("prlimit runs");
+        assert!(status.success(), "prlimit: {status}");
+        wait_for("the broker to give up", || server.java.try_wait().expect("a child's status").is_some());
+        self.server = None;
+    }
+
+    /// Adds partitions to a topic, up to `partitions` in all.
+    pub(crate) fn grow_topic(&self, name: &str, partitions: i32) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().expect("an admin client");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let grown = NewPartitions::new(name, partitions as usize);
+        let results = runtime.block_on(admin.create_partitions([&grown], &AdminOptions::new()));
+        for result in results.expect("the broker answers") {
+            result.unwrap_or_else(|(topic, error)| panic!("topic {topic} did not grow: {error}"));
+        }
+        self.wait_for_leaders(name, partitions);
     }
 
     /// Lets a paused broker go on.
@@ -232,7 +256,13 @@ impl Broker {
     pub(crate) fn committed(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
         let consumer: BaseConsumer = self.client().set("group.id", group).create().expect("a consumer");
         let partitions = all_partitions(&consumer, topic);
-        let committed = consumer.committed_offsets(partitions, REQUEST).expect("committed offsets");
+        let mut committed = None;
+        // A group has no coordinator for a moment when it is new, and after a restart.
+        wait_for("committed offsets", || {
+            committed = consumer.committed_offsets(partitions.clone(), REQUEST).ok();
+            committed.is_some()
+        });
+        let committed = committed.expect("there are some");
         let elements = committed.elements();
         elements.iter().filter_map(|e| Some((e.partition(), e.offset().to_raw().filter(|o| *o >= 0)?))).collect()
     }
@@ -580,16 +610,20 @@ fn configure(folder: &Path, client_port: u16, controller_port: u16) {
 /// Writes further listeners behind the configuration: of a setting that is there twice, the last counts.
 fn add_listeners(folder: &Path, plain: u16, ports: &BTreeMap<&str, u16>, extras: &Extras) {
     let (mut listeners, mut protocols) = (format!("CLIENTS://127.0.0.1:{plain}"), "CLIENTS:PLAINTEXT".to_owned());
+    let mut advertised = listeners.clone();
     let mut settings = String::new();
-    for Listener { name, protocol, settings: own } in &extras.listeners {
+    for Listener { name, protocol, settings: own, advertised: port } in &extras.listeners {
         listeners += &format!(",{name}://127.0.0.1:{}", ports[name]);
+        advertised += &format!(",{name}://127.0.0.1:{}", port.unwrap_or(ports[name]));
         protocols += &format!(",{name}:{protocol}");
         let prefix = format!("listener.name.{}", name.to_lowercase());
         settings.extend(own.iter().map(|(key, value)| format!("{prefix}.{key}={value}\n")));
     }
     let path = properties("broker", folder);
     let protocols = format!("{protocols},CONTROLLER:PLAINTEXT");
-    let added = format!("listeners={listeners}\nlistener.security.protocol.map={protocols}\n{settings}");
+    let added = format!(
+        "listeners={listeners}\nadvertised.listeners={advertised}\nlistener.security.protocol.map={protocols}\n{settings}"
+    );
     fs::write(&path, read(&path) + "\n" + &added).expect("a configuration is written");
 }
 

@@ -170,6 +170,21 @@ impl Worker {
         signal(&self.child, "TERM");
     }
 
+    /// Stops it where it is; its connections stay open and answer nothing.
+    pub(crate) fn freeze(&self) {
+        signal(&self.child, "STOP");
+    }
+
+    /// Lets a frozen worker go on.
+    pub(crate) fn thaw(&self) {
+        signal(&self.child, "CONT");
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ending(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a status")
+    }
+
     /// Kills it: nothing is finished, nobody is told.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("it can be killed");
