@@ -17,7 +17,7 @@ use crate::batch::{BatchOptions, Batcher};
 use crate::commit::{Assignments, Command, CommitOptions, Committer, Report};
 use crate::decode::{DecodeOptions, Document, decode};
 use crate::encode::{EncodeOptions, annotate, encode};
-use crate::infer::{InferError, Logits, Session};
+use crate::infer::{InferError, Logits, Recovery, Session};
 use crate::record::{Code, Record, Reject, Stage};
 use crate::registry::Model;
 use crate::sink::{Conclusion, Outcome, Sink, SinkError};
@@ -85,6 +85,12 @@ struct Item {
     window: usize,
 }
 
+impl Item {
+    fn tokens(&self) -> usize {
+        self.request.tokens.windows[self.window].ids.len()
+    }
+}
+
 impl std::borrow::Borrow<Window> for Item {
     fn borrow(&self) -> &Window {
         &self.request.tokens.windows[self.window]
@@ -133,12 +139,10 @@ pub fn run(
             Ok(())
         });
         for (number, session) in sessions.into_iter().enumerate() {
-            let lane = Lane { session, metrics: &monitor.metrics, own: monitor.metrics.lane(number) };
+            let (metrics, recovery) = (&monitor.metrics, Recovery::new(options.batch.max_tokens));
+            let lane = Lane { session, recovery, metrics, own: metrics.lane(number) };
             let (batches, to_encode) = (batches.clone(), to_encode.clone());
-            failure.spawn(scope, "infer", move || {
-                lane.run(&batches, &to_encode);
-                Ok(())
-            });
+            failure.spawn(scope, "infer", move || lane.run(&batches, &to_encode));
         }
         let encoder = Encoder { model, options: &options.encode, metrics: &monitor.metrics };
         failure.spawn(scope, "encode", move || {
@@ -265,7 +269,7 @@ fn batch(items: &Receiver<Item>, to_lanes: &Sender<Vec<Item>>, options: &BatchOp
         open = !matches!(next, Err(RecvTimeoutError::Disconnected));
         let mut arrived = next.ok();
         while let Some(item) = arrived {
-            let tokens = item.request.tokens.windows[item.window].ids.len();
+            let tokens = item.tokens();
             batcher.push(item, tokens, Instant::now());
             arrived = if batcher.is_full() { None } else { items.try_recv().ok() };
         }
@@ -283,57 +287,62 @@ fn batch(items: &Receiver<Item>, to_lanes: &Sender<Vec<Item>>, options: &BatchOp
 
 struct Lane<'p> {
     session: Session,
+    recovery: Recovery,
     metrics: &'p Metrics,
     own: LaneMetrics,
 }
 
 impl Lane<'_> {
-    fn run(mut self, batches: &Receiver<Vec<Item>>, to_encode: &Sender<Arc<Request>>) {
+    fn run(mut self, batches: &Receiver<Vec<Item>>, to_encode: &Sender<Arc<Request>>) -> Result<(), String> {
+        self.own.budget(self.recovery.slots());
         for batch in batches {
             let started = Instant::now();
             for item in batch.iter().filter(|item| item.window == 0) {
                 self.metrics.queued(started.duration_since(item.request.record.original.received));
             }
-            let lengths = batch.iter().map(|item| item.request.tokens.windows[item.window].ids.len());
+            let lengths = batch.iter().map(Item::tokens);
             let width = lengths.clone().max().unwrap_or_default();
             self.metrics.batch(batch.len(), lengths.sum(), width * batch.len());
-            self.answer(&batch);
+            self.answer(&batch)?;
             self.own.busy(started.elapsed());
             for Item { request, .. } in batch {
                 if request.missing.fetch_sub(1, Ordering::AcqRel) == 1 && to_encode.send(request).is_err() {
-                    return;
+                    return Ok(());
                 }
             }
         }
+        Ok(())
     }
 
-    fn infer(&mut self, items: &[Item]) -> Result<Vec<Logits>, InferError> {
-        fail::fail_point!("infer", |message| Err(InferError(message.unwrap_or_default())));
-        self.session.run(items)
-    }
-
-    /// Answers every item. A batch that fails is halved until the one that cannot be answered stands alone.
-    fn answer(&mut self, items: &[Item]) {
-        let started = Instant::now();
-        let results = self.infer(items);
-        self.own.inferred(started.elapsed());
-        let results = match results {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(error) if items.len() == 1 => {
-                vec![Err(Reject::new(Stage::Infer, Code::InferenceFailed, error.to_string()))]
-            }
-            Err(error) => {
-                tracing::warn!(%error, sequences = items.len(), "a batch failed and is halved");
-                let (left, right) = items.split_at(items.len() / 2);
-                self.answer(left);
-                return self.answer(right);
-            }
-        };
-        for (item, result) in items.iter().zip(results) {
-            // Each window is in one batch, so its answer is set once.
-            let _ = item.request.answers[item.window].set(result);
+    /// Answers every item: with its logits, or with why the model fails on it.
+    fn answer(&mut self, items: &[Item]) -> Result<(), String> {
+        let Self { session, recovery, own, .. } = self;
+        let budget = recovery.slots();
+        let answers = recovery.answer(items, Item::tokens, |part| {
+            let started = Instant::now();
+            let answers = infer(session, part);
+            own.inferred(started.elapsed());
+            answers.inspect_err(|error| own.failed(error.cause))
+        });
+        if recovery.slots() != budget {
+            own.budget(recovery.slots());
         }
+        let answers = answers.map_err(|error| {
+            let advice = "give the worker or its device more memory, or set fewer lanes.count or a smaller model";
+            format!("{error}, again and again, at last on a single sequence: {advice}")
+        })?;
+        for (item, answer) in items.iter().zip(answers) {
+            let answer = answer.map_err(|e| Reject::new(Stage::Infer, Code::InferenceFailed, e.to_string()));
+            // Each window is in one batch, so its answer is set once.
+            let _ = item.request.answers[item.window].set(answer);
+        }
+        Ok(())
     }
+}
+
+fn infer(session: &mut Session, items: &[Item]) -> Result<Vec<Logits>, InferError> {
+    fail::fail_point!("infer", |fault| Err(InferError::injected(fault)));
+    session.run(items)
 }
 
 struct Encoder<'p> {
