@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::batch::{BatchOptions, Batcher};
-use crate::commit::{Assignments, Command, CommitOptions, Committer, Report};
+use crate::commit::{Assignments, Command, CommitError, CommitOptions, Committer, Report};
 use crate::decode::{DecodeOptions, Document, decode};
 use crate::encode::{EncodeOptions, annotate, encode};
 use crate::infer::{InferError, Logits, Recovery, Session};
@@ -150,7 +150,7 @@ pub fn run(
             Ok(())
         });
         failure.spawn(scope, "commit", move || match committer.run(&commands) {
-            Err(SinkError::Closed) => {
+            Err(CommitError::Sink(SinkError::Closed)) => {
                 stop.abandon();
                 Ok(())
             }

@@ -318,6 +318,31 @@ impl Default for Commit {
     }
 }
 
+/// When dead letters are so many that something else must be wrong: the worker stops, without committing those that
+/// made it stop, before the stream runs into the dead letters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Breaker {
+    /// Largest share of dead letters among the last records, 0 to 1; 1 for no limit.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub max_ratio: f64,
+    /// How many of the last records the share is taken of.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub window_records: usize,
+    /// Records since the start before which no share is taken.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub min_records: usize,
+    /// Dead letters in a row at which the worker stops; 0 for no limit.
+    #[schemars(range(max = 1_000_000))]
+    pub max_run: usize,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { max_ratio: 0.5, window_records: 1_000, min_records: 100, max_run: 200 }
+    }
+}
+
 /// Health and metrics over HTTP.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
