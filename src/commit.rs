@@ -313,7 +313,7 @@ mod tests {
             headers: vec![],
             timestamp_ms: None,
             received: Instant::now(),
-            held: Gauge::default().hold(0),
+            held: Gauge::default().hold(0, 0),
         };
         let position = Position { partition: partition(), offset: slot as i64, epoch: 1, slot };
         let payload = Conclusion { outcome, span: RecordSpan::default() };

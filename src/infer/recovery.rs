@@ -1,6 +1,5 @@
 //! What is done about a batch that the model fails on.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use super::budget::{Budget, Next};
@@ -41,10 +40,13 @@ impl Recovery {
     ) -> Result<Vec<Result<A, InferError>>, InferError> {
         let mut answers = Vec::with_capacity(items.len());
         // What has no answer yet, the first at the end.
-        let mut left: Vec<Range<usize>> = vec![0..items.len()];
-        while let Some(Range { start, end }) = left.pop().filter(|range| !range.is_empty()) {
+        let mut left = vec![(0, items.len())];
+        while let Some((start, end)) = left.pop() {
+            if start == end {
+                continue;
+            }
             let middle = start + self.budget.fitting(items[start..end].iter().map(&length));
-            left.extend((middle < end).then_some(middle..end));
+            left.push((middle, end));
             let part = &items[start..middle];
             match run(part) {
                 Ok(found) => {
@@ -54,13 +56,13 @@ impl Recovery {
                 Err(error) if error.cause == Cause::Device => {
                     let width = part.iter().map(&length).max().unwrap_or_default();
                     self.shrink(part.len(), width, error)?;
-                    left.push(start..middle);
+                    left.push((start, middle));
                 }
                 Err(error) if part.len() == 1 => answers.push(Err(error)),
                 Err(error) => {
                     tracing::warn!(%error, sequences = part.len(), "a batch failed and is halved");
                     let half = start + part.len() / 2;
-                    left.extend([half..middle, start..half]);
+                    left.extend([(half, middle), (start, half)]);
                 }
             }
         }
