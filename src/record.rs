@@ -74,24 +74,37 @@ impl<T> Record<T> {
     }
 }
 
-/// Bytes in flight of one partition, shared by the source (which pauses on it) and the records that hold them.
+/// What one partition has in flight, shared by the source (which pauses on it) and the records that hold it.
 #[derive(Clone, Debug, Default)]
-pub struct Gauge(Arc<AtomicUsize>);
+pub struct Gauge(Arc<InFlight>);
+
+#[derive(Debug, Default)]
+struct InFlight {
+    bytes: AtomicUsize,
+    records: AtomicUsize,
+}
 
 impl Gauge {
     /// Bytes held at this moment.
     pub fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes`, and `expected` for what the stages will make of the record, until the returned value is dropped.
+    /// Records that hold some.
+    pub fn records(&self) -> usize {
+        self.0.records.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes` for a record, and `expected` for what the stages will make of it, until the returned value is
+    /// dropped.
     pub fn hold(&self, bytes: usize, expected: usize) -> Held {
-        self.0.fetch_add(bytes + expected, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes + expected, Ordering::Relaxed);
+        self.0.records.fetch_add(1, Ordering::Relaxed);
         Held { gauge: self.clone(), bytes, result: AtomicUsize::new(expected) }
     }
 }
 
-/// A share of a [`Gauge`].
+/// What a record holds of a [`Gauge`].
 #[derive(Debug)]
 pub struct Held {
     gauge: Gauge,
@@ -104,14 +117,17 @@ impl Held {
     /// The bytes that the result takes, now that there is one.
     pub fn settle(&self, bytes: usize) {
         let expected = self.result.swap(bytes, Ordering::Relaxed);
-        self.gauge.0.fetch_add(bytes, Ordering::Relaxed);
-        self.gauge.0.fetch_sub(expected, Ordering::Relaxed);
+        let in_flight = &self.gauge.0;
+        in_flight.bytes.fetch_add(bytes, Ordering::Relaxed);
+        in_flight.bytes.fetch_sub(expected, Ordering::Relaxed);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.gauge.0.fetch_sub(self.bytes + *self.result.get_mut(), Ordering::Relaxed);
+        let in_flight = &self.gauge.0;
+        in_flight.bytes.fetch_sub(self.bytes + *self.result.get_mut(), Ordering::Relaxed);
+        in_flight.records.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -238,13 +254,13 @@ mod tests {
     fn held_bytes_return_when_the_record_is_gone() {
         let gauge = Gauge::default();
         let (held, other) = (gauge.hold(10, 100), gauge.hold(1, 2));
-        assert_eq!(gauge.bytes(), 113);
+        assert_eq!((gauge.bytes(), gauge.records()), (113, 2));
         held.settle(5);
         assert_eq!(gauge.bytes(), 18);
         drop(held);
-        assert_eq!(gauge.bytes(), 3);
+        assert_eq!((gauge.bytes(), gauge.records()), (3, 1));
         drop(other);
-        assert_eq!(gauge.bytes(), 0);
+        assert_eq!((gauge.bytes(), gauge.records()), (0, 0));
     }
 
     #[test]

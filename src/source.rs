@@ -155,11 +155,6 @@ impl Intake {
         self.partitions.values().map(|admitted| admitted.gauge.bytes()).sum()
     }
 
-    /// What is seen of a partition from outside.
-    pub fn watch(&self, partition: &Partition) -> Option<&PartitionWatch> {
-        self.partitions.get(partition).map(|admitted| &admitted.watch)
-    }
-
     /// The partitions assigned.
     pub fn partitions(&self) -> Vec<Partition> {
         self.partitions.keys().cloned().collect()

@@ -18,6 +18,10 @@ use crate::record::{Header, Partition};
 use crate::source::{Intake, IntakeOptions, Message, Source, SourceError, StopSignal, Stopped};
 use crate::telemetry::{InputMetrics, Metrics};
 
+mod lag;
+
+use lag::Standing;
+
 /// A consumer whose rebalances reach the pipeline.
 pub type Consumer = BaseConsumer<Rebalancer>;
 
@@ -71,12 +75,11 @@ impl ClientContext for Rebalancer {
         let Some(intake) = intake.as_ref() else { return };
         for (topic, of_topic) in statistics.topics {
             for (id, of_partition) in of_topic.partitions {
-                let watch = intake.watch(&Partition { topic: topic.as_str().into(), id });
-                // From what the sink has committed; before it has, from where the group stood. Negative while unknown.
-                let known =
-                    [of_partition.consumer_lag_stored, of_partition.consumer_lag].into_iter().find(|&lag| lag >= 0);
-                if let (Some(watch), Some(Ok(lag))) = (watch, known.map(u64::try_from)) {
-                    watch.set_lag(lag);
+                let partition = Partition { topic: topic.as_str().into(), id };
+                let Some(admitted) = intake.partitions.get(&partition) else { continue };
+                let standing = Standing::from(&of_partition);
+                if let Some(lag) = standing.lag(admitted.gauge.records(), admitted.paused) {
+                    admitted.watch.set_lag(lag);
                 }
             }
         }

@@ -139,12 +139,12 @@ impl Broker {
     }
 
     /// Stops the process where it is; its connections stay open and answer nothing.
-    pub(crate) fn pause(&mut self) {
+    pub(crate) fn pause(&self) {
         self.signal("STOP");
     }
 
     /// Lets a paused broker go on.
-    pub(crate) fn resume(&mut self) {
+    pub(crate) fn resume(&self) {
         self.signal("CONT");
     }
 
