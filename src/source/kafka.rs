@@ -322,6 +322,11 @@ fn check(consumer: &Consumer, error: &KafkaError) -> Result<(), SourceError> {
         code => (code.unwrap_or(Code::Unknown), error.to_string()),
     };
     let hopeless = [Code::Fatal, Code::AutoOffsetReset, Code::TopicAuthorizationFailed, Code::GroupAuthorizationFailed];
+    if code == Code::UnreleasedInstanceId {
+        let advice = "the group still counts an earlier worker of this worker.instance as alive; start again when the \
+                      broker's group.consumer.session.timeout.ms is over, or set kafka.static_membership to false";
+        return Err(SourceError(format!("{advice}: {reason}")));
+    }
     if code == Code::FencedInstanceId {
         let advice = "another worker has the same worker.instance, give every worker one of its own";
         return Err(SourceError(format!("{advice}: {reason}")));
