@@ -29,7 +29,7 @@ pub struct IntakeOptions {
 
 impl Default for IntakeOptions {
     fn default() -> Self {
-        Self { max_bytes: 64 << 20, partition_high_bytes: 8 << 20, partition_low_bytes: 4 << 20 }
+        Self { max_bytes: 128 << 20, partition_high_bytes: 16 << 20, partition_low_bytes: 8 << 20 }
     }
 }
 

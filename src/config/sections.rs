@@ -284,7 +284,8 @@ impl Default for Lanes {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Intake {
-    /// Most bytes in flight over all partitions: input values and encoded outputs.
+    /// Most bytes in flight over all partitions: inputs, and outputs twice, as librdkafka holds a copy of each; an output
+    /// that is not made yet counts as what is to be expected of its input.
     #[schemars(range(min = 1))]
     pub max_bytes: usize,
     /// Bytes in flight at which a partition pauses.
@@ -296,7 +297,7 @@ pub struct Intake {
 
 impl Default for Intake {
     fn default() -> Self {
-        Self { max_bytes: 67_108_864, partition_high_bytes: 8_388_608, partition_low_bytes: 4_194_304 }
+        Self { max_bytes: 134_217_728, partition_high_bytes: 16_777_216, partition_low_bytes: 8_388_608 }
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Budget {
 }
 
 /// Successes after which the budget is doubled.
-const RESTORE_RUNS: u32 = 32;
+pub(super) const RESTORE_RUNS: u32 = 32;
 /// Failures of a single sequence that end it.
 pub(super) const LONE_FAULTS: u32 = 5;
 /// The pause after the first failure of a single sequence; each further one doubles it.
