@@ -3,10 +3,12 @@
 CARGO ?= cargo
 # The profile that `make demo` builds with: `dev` builds sooner, `release` tags faster.
 DEMO_PROFILE ?= release
-# Arguments of criterion, for `make bench`: the name of a stage, for instance.
+# Arguments of criterion, for `make bench`: the name of a stage, for instance. Those of `make bench-delivery`: --help.
 BENCH ?=
 # For `make faults`: how many seeds, or which: `7,12`.
 SEEDS ?= 20
+# For `make pressure`: how long the overload lasts.
+SECONDS ?= 600
 # For `make models`: the folder of the corpora that trainer/configs/vi-tagger.toml names, the tokenizer, the folder of
 # the run.
 DATA ?=
@@ -25,10 +27,10 @@ TRAINER := $(CARGO) run --release --package vitag-trainer --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test faults lint audit bench models doc clean
+.PHONY: help setup demo test faults pressure lint audit bench bench-delivery models doc clean
 
 help: ## Lists the tasks
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Fetches everything that building, testing and linting need
 	$(SETUP) build runtime training broker tools
@@ -63,6 +65,14 @@ audit: ## Checks dependencies for known vulnerabilities; needs the advisory data
 bench: ## Measures the stages of the worker; arguments in BENCH
 	$(SETUP) build runtime
 	$(CARGO) bench --bench stages -- $(BENCH)
+
+bench-delivery: ## Measures the cost of delivery exactly once, and recovery; arguments in BENCH
+	$(SETUP) build runtime broker
+	$(CARGO) bench --bench delivery -- $(BENCH)
+
+pressure: ## Overloads a worker for SECONDS and holds it to its memory
+	$(SETUP) build runtime broker
+	PRESSURE_SECONDS=$(SECONDS) $(CARGO) test --features failpoints --test pressure -- --nocapture under_ten_times
 
 models: ## Trains the bundled model anew, from the corpora in DATA
 	@test -d "$(DATA)" || { echo "usage: make models DATA=FOLDER [TOKENIZER=FILE] [RUN=FOLDER]" >&2; exit 2; }

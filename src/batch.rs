@@ -3,6 +3,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+mod turns;
+
+pub use turns::Turns;
+
 /// Limits of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchOptions {

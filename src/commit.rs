@@ -7,28 +7,37 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::admin::Beat;
-use crate::record::{Partition, Record};
+use crate::record::{Partition, Record, Reject};
 use crate::sink::{Conclusion, Finished, Outcome, Sink, SinkError};
 use crate::source::StopSignal;
 use crate::telemetry::{self, InputMetrics, Metrics};
 
+mod breaker;
 mod tracker;
 
+pub use breaker::{Breaker, BreakerOptions, Tripped};
 pub use tracker::{Assignments, Mark, Progress, Tracker};
 
 /// When results are committed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CommitOptions {
     /// Longest time that a finished result waits.
     pub interval: Duration,
     /// Finished results that are committed without waiting.
     pub records: usize,
+    /// When dead letters are too many to be committed.
+    pub breaker: BreakerOptions,
 }
 
-impl Default for CommitOptions {
-    fn default() -> Self {
-        Self { interval: Duration::from_millis(200), records: 5000 }
-    }
+/// The committer cannot go on; what it had not committed is read again by the next worker.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The sink failed for good.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// Too many records became dead letters.
+    #[error(transparent)]
+    Tripped(#[from] Tripped),
 }
 
 /// What the committer is told.
@@ -63,6 +72,8 @@ pub struct Committer<S> {
     assignments: Assignments,
     stop: StopSignal,
     tracker: Tracker<Conclusion>,
+    /// As it was at the last commit.
+    breaker: Breaker,
     drains: Vec<Drain>,
     /// When the next commit is due; none while nothing is finished.
     due: Option<Instant>,
@@ -97,12 +108,12 @@ impl Report {
             self.metrics.latency(latency);
             let topic = position.partition.topic;
             let input = self.inputs.entry(topic).or_insert_with_key(|topic| self.metrics.input(topic, &self.group));
-            match &payload.outcome {
-                Outcome::DeadLetter(reject) | Outcome::DeadLetterWithoutValue(reject) => {
+            match payload.outcome.reject() {
+                Some(reject) => {
                     input.refused(latency, reject.code);
                     payload.span.finish(telemetry::Outcome::DeadLetter(reject));
                 }
-                Outcome::Output(_) | Outcome::Tombstone => {
+                None => {
                     input.processed(latency);
                     payload.span.finish(telemetry::Outcome::Output);
                 }
@@ -118,7 +129,8 @@ impl<S: Sink> Committer<S> {
     /// A committer over `sink`.
     pub fn new(sink: S, report: Report, options: CommitOptions, assignments: Assignments, stop: StopSignal) -> Self {
         let (tracker, drains) = (Tracker::default(), Vec::new());
-        Self { sink, report, options, assignments, stop, tracker, drains, due: None, failures: 0 }
+        let breaker = Breaker::new(options.breaker.clone());
+        Self { sink, report, options, assignments, stop, tracker, breaker, drains, due: None, failures: 0 }
     }
 
     /// Runs until every sender of `inbox` is gone, or until the pipeline is abandoned: its end, and that of the inbox,
@@ -126,8 +138,8 @@ impl<S: Sink> Committer<S> {
     /// without one is left to the next worker.
     ///
     /// # Errors
-    /// When the sink fails for good.
-    pub fn run(mut self, inbox: &Receiver<Command>) -> Result<(), SinkError> {
+    /// When the sink fails for good, or the breaker trips.
+    pub fn run(mut self, inbox: &Receiver<Command>) -> Result<(), CommitError> {
         while !self.stop.is_abandoned() {
             self.report.beat();
             match inbox.recv_timeout(self.patience(Instant::now())) {
@@ -182,7 +194,7 @@ impl<S: Sink> Committer<S> {
     }
 
     /// Publishes the finished prefix, or again what the last attempt failed on, under the lock of the assignments.
-    fn commit(&mut self) -> Result<(), SinkError> {
+    fn commit(&mut self) -> Result<(), CommitError> {
         let assignments = self.assignments.clone();
         let current = assignments.lock();
         self.tracker.retain(&current);
@@ -195,10 +207,11 @@ impl<S: Sink> Committer<S> {
         if records.is_empty() {
             return Ok(());
         }
+        let breaker = self.breaker.after(in_order_of_reading(&records))?;
         let started = Instant::now();
         match self.sink.publish(&records, &self.tracker.next_offsets()) {
             Ok(()) => {
-                self.failures = 0;
+                (self.failures, self.breaker) = (0, breaker);
                 let committed = self.tracker.retire();
                 drop(current);
                 self.report.committed(committed, started.elapsed());
@@ -211,8 +224,8 @@ impl<S: Sink> Committer<S> {
                 self.due = Some(Instant::now() + backoff(self.failures));
                 Ok(())
             }
-            Err(SinkError::TooLarge(places)) => self.shrink(&places),
-            Err(fatal) => Err(fatal),
+            Err(SinkError::TooLarge(places)) => Ok(self.shrink(&places)?),
+            Err(fatal) => Err(fatal.into()),
         }
     }
 
@@ -251,6 +264,14 @@ impl<S: Sink> Committer<S> {
             false
         });
     }
+}
+
+/// Why each is a dead letter, if it is one. A publication is in order of partitions: one bad partition in it would look
+/// like a bad stream.
+fn in_order_of_reading<'r>(records: &[&'r Finished]) -> impl Iterator<Item = Option<&'r Reject>> {
+    let mut records = records.to_vec();
+    records.sort_by_key(|record| record.original.received);
+    records.into_iter().map(|record| record.payload.outcome.reject())
 }
 
 /// 50 ms after the first failure, doubling to 5 s.
@@ -295,7 +316,7 @@ mod tests {
             headers: vec![],
             timestamp_ms: None,
             received: Instant::now(),
-            held: Gauge::default().hold(0),
+            held: Gauge::default().hold(0, 0),
         };
         let position = Position { partition: partition(), offset: slot as i64, epoch: 1, slot };
         let payload = Conclusion { outcome, span: RecordSpan::default() };
@@ -307,7 +328,8 @@ mod tests {
     }
 
     fn committer(sink: &Scripted) -> Committer<Scripted> {
-        let options = CommitOptions { interval: Duration::from_millis(1), records: 100 };
+        let options =
+            CommitOptions { interval: Duration::from_millis(1), records: 100, breaker: BreakerOptions::off() };
         let assignments = Assignments::default();
         assignments.lock().insert(partition(), 1);
         let report = Report::new(Metrics::disabled(), "group", None);

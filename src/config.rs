@@ -38,7 +38,7 @@ pub use error::{ConfigError, Layer};
 pub use layers::Sources;
 pub(crate) use properties::setting_of;
 pub use secret::{Properties, Secret};
-pub use sections::{Admin, Batch, Commit, Input, Intake, Kafka, Lanes, Model, Output, Telemetry, Worker};
+pub use sections::{Admin, Batch, Breaker, Commit, Input, Intake, Kafka, Lanes, Model, Output, Telemetry, Worker};
 
 /// All settings, checked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -62,6 +62,9 @@ pub struct Settings {
     pub intake: Intake,
     /// When finished records are committed: at the first of the two.
     pub commit: Commit,
+    /// When dead letters are so many that something else must be wrong: the worker stops, without committing those
+    /// that made it stop, before the stream runs into the dead letters.
+    pub breaker: Breaker,
     /// Health and metrics over HTTP.
     pub admin: Admin,
     /// Logs, traces and metrics.

@@ -15,7 +15,13 @@ use crate::pack::Packed;
 use crate::registry::Model;
 use crate::tokenize::Window;
 
+mod budget;
+mod fault;
+mod recovery;
 mod runtime;
+
+pub use fault::Cause;
+pub use recovery::Recovery;
 pub use runtime::{Runtime, RuntimeError};
 
 /// Where a model runs; a device that is named and missing is an error, never a silent fallback.
@@ -132,9 +138,30 @@ pub enum SessionError {
 }
 
 /// The model failed on a batch.
-#[derive(Debug, thiserror::Error)]
-#[error("inference failed: {0}")]
-pub struct InferError(pub String);
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("inference failed: {reason}")]
+pub struct InferError {
+    /// Whose fault it is.
+    pub cause: Cause,
+    /// What ONNX Runtime says.
+    pub reason: String,
+}
+
+#[cfg(feature = "failpoints")]
+impl InferError {
+    /// What a fail point asks for: `memory`, else a failure of the sequences.
+    pub(crate) fn injected(fault: Option<String>) -> Self {
+        let fault = fault.unwrap_or_default();
+        let cause = if fault == "memory" { Cause::Device } else { Cause::Sequences };
+        Self { cause, reason: format!("injected: {fault}") }
+    }
+}
+
+impl From<ort::Error> for InferError {
+    fn from(error: ort::Error) -> Self {
+        Self { cause: Cause::of(error.code(), error.message()), reason: error.to_string() }
+    }
+}
 
 /// Logits of one sequence: for every head, row-major [units, labels].
 pub type Logits = Vec<Vec<f32>>;
@@ -198,7 +225,7 @@ impl Session {
     /// When ONNX Runtime fails.
     pub fn run<W: Borrow<Window>>(&mut self, windows: &[W]) -> Result<Vec<Logits>, InferError> {
         let packed = Packed::new(windows.iter().map(Borrow::borrow));
-        let flat = self.run_packed(&packed).map_err(|e| InferError(e.to_string()))?;
+        let flat = self.run_packed(&packed)?;
         let mut first = 0;
         let answers = windows.iter().map(|window| {
             let rows = first..first + window.borrow().word_starts.len();

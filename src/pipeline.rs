@@ -5,25 +5,30 @@
 //! committed is read again by the next worker.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Scope;
-use std::time::Instant;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use crate::batch::{BatchOptions, Batcher};
-use crate::commit::{Assignments, Command, CommitOptions, Committer, Report};
+use crate::batch::BatchOptions;
+use crate::commit::{Assignments, Command, CommitError, CommitOptions, Committer, Report};
 use crate::decode::{DecodeOptions, Document, decode};
 use crate::encode::{EncodeOptions, annotate, encode};
-use crate::infer::{InferError, Logits, Session};
-use crate::record::{Code, Record, Reject, Stage};
+use crate::infer::{Logits, Session};
+use crate::record::{Code, Growth, Record, Reject, Stage};
 use crate::registry::Model;
 use crate::sink::{Conclusion, Outcome, Sink, SinkError};
-use crate::source::{Intake, Source, StopSignal};
-use crate::telemetry::{LaneMetrics, Metrics, RecordSpan, RecordTracer};
+use crate::source::{Intake, OUTPUT_COPIES, Source, StopSignal, Ways};
+use crate::telemetry::{Metrics, RecordSpan, RecordTracer};
 use crate::tokenize::{Tokens, Window};
+
+mod feed;
+mod lane;
+
+use feed::batch;
+use lane::Lane;
 
 /// The options of every stage between source and sink.
 #[derive(Clone, Debug)]
@@ -85,6 +90,12 @@ struct Item {
     window: usize,
 }
 
+impl Item {
+    fn tokens(&self) -> usize {
+        self.request.tokens.windows[self.window].ids.len()
+    }
+}
+
 impl std::borrow::Borrow<Window> for Item {
     fn borrow(&self) -> &Window {
         &self.request.tokens.windows[self.window]
@@ -109,51 +120,56 @@ pub fn run(
     stop: &StopSignal,
 ) -> Result<(), PipelineError> {
     let failure = Failure { first: Mutex::new(None), stop };
-    let (to_decode, records) = unbounded();
-    let (to_batch, items) = bounded(WAITING_WINDOWS);
+    let (short, short_records) = unbounded();
+    let (long, long_records) = unbounded();
     let (to_lanes, batches) = bounded(sessions.len());
     let (to_encode, requests) = bounded(WAITING_DOCUMENTS);
     // Unbounded like the first: what is in flight is bounded in bytes, by the intake.
     let (to_commit, commands) = unbounded();
     let assignments = Assignments::default();
-    let intake = Intake::new(to_decode, to_commit.clone(), assignments.clone(), monitor.clone());
+    let growth = Growth::default();
+    let ways = Ways { short, long };
+    let intake = Intake::new(ways, to_commit.clone(), assignments.clone(), growth.clone(), monitor.clone());
     let committer = Committer::new(sink, report, options.commit.clone(), assignments, stop.clone());
     std::thread::scope(|scope| {
         failure.spawn(scope, "source", move || source.run(intake, stop).map_err(|e| e.to_string()));
-        for _ in 0..options.tokenize_threads {
-            let decoder = Decoder { model, options: &options.decode, metrics: &monitor.metrics };
-            let (records, to_batch, to_commit) = (records.clone(), to_batch.clone(), to_commit.clone());
-            failure.spawn(scope, "tokenize", move || {
-                decoder.run(&records, &to_batch, &to_commit);
-                Ok(())
-            });
-        }
+        // Short documents and long ones wait apart up to the batcher, which takes turns between them.
+        let ways = [(short_records, options.tokenize_threads), (long_records, 1)];
+        let items = ways.map(|(records, threads)| {
+            let (to_batch, items) = bounded(WAITING_WINDOWS);
+            for _ in 0..threads {
+                let decoder = Decoder { model, options: &options.decode, metrics: &monitor.metrics };
+                let (records, to_batch, to_commit) = (records.clone(), to_batch.clone(), to_commit.clone());
+                failure.spawn(scope, "tokenize", move || {
+                    decoder.run(&records, &to_batch, &to_commit);
+                    Ok(())
+                });
+            }
+            items
+        });
         failure.spawn(scope, "batch", move || {
-            batch(&items, &to_lanes, &options.batch);
+            batch(Vec::from(items), &to_lanes, &options.batch);
             Ok(())
         });
         for (number, session) in sessions.into_iter().enumerate() {
-            let lane = Lane { session, metrics: &monitor.metrics, own: monitor.metrics.lane(number) };
+            let lane = Lane::new(number, session, options.batch.max_tokens, &monitor.metrics);
             let (batches, to_encode) = (batches.clone(), to_encode.clone());
-            failure.spawn(scope, "infer", move || {
-                lane.run(&batches, &to_encode);
-                Ok(())
-            });
+            failure.spawn(scope, "infer", move || lane.run(&batches, &to_encode));
         }
-        let encoder = Encoder { model, options: &options.encode, metrics: &monitor.metrics };
+        let encoder = Encoder { model, options: &options.encode, growth, metrics: &monitor.metrics };
         failure.spawn(scope, "encode", move || {
             encoder.run(&requests, &to_commit);
             Ok(())
         });
         failure.spawn(scope, "commit", move || match committer.run(&commands) {
-            Err(SinkError::Closed) => {
+            Err(CommitError::Sink(SinkError::Closed)) => {
                 stop.abandon();
                 Ok(())
             }
             result => result.map_err(|e| e.to_string()),
         });
         // The stages hold the channels now; the copies here would keep them open.
-        drop((records, to_batch, batches, to_encode));
+        drop((batches, to_encode));
     });
     match failure.first.into_inner().unwrap_or_else(PoisonError::into_inner) {
         None => Ok(()),
@@ -235,6 +251,11 @@ impl Decoder<'_> {
 
 fn finish(record: Record<RecordSpan>, outcome: Outcome) -> Command {
     let Record { position, original, payload: span } = record;
+    original.held.settle(match &outcome {
+        Outcome::Output(bytes) => OUTPUT_COPIES * bytes.len(),
+        // librdkafka's copy of the value.
+        _ => original.value.as_ref().map_or(0, Bytes::len),
+    });
     Command::Finish(Record { position, original, payload: Conclusion { outcome, span } })
 }
 
@@ -252,93 +273,10 @@ fn send_windows(record: Record<RecordSpan>, document: Document, tokens: Tokens, 
     (0..windows).all(|window| to_batch.send(Item { request: request.clone(), window }).is_ok())
 }
 
-/// Feeds the batcher and hands its batches to the lanes. Whatever has arrived is looked over before a batch leaves,
-/// so while the lanes are busy the batches get better.
-fn batch(items: &Receiver<Item>, to_lanes: &Sender<Vec<Item>>, options: &BatchOptions) {
-    let mut batcher = Batcher::new(options.clone());
-    let mut open = true;
-    while open || !batcher.is_empty() {
-        let next = match batcher.deadline() {
-            Some(deadline) => items.recv_deadline(deadline),
-            None => items.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        open = !matches!(next, Err(RecvTimeoutError::Disconnected));
-        let mut arrived = next.ok();
-        while let Some(item) = arrived {
-            let tokens = item.request.tokens.windows[item.window].ids.len();
-            batcher.push(item, tokens, Instant::now());
-            arrived = if batcher.is_full() { None } else { items.try_recv().ok() };
-        }
-        while let Some(batch) = if open { batcher.poll(Instant::now()) } else { batcher.take() } {
-            if to_lanes.send(batch).is_err() {
-                return;
-            }
-            // What has come meanwhile is looked over with the rest.
-            if open && !items.is_empty() {
-                break;
-            }
-        }
-    }
-}
-
-struct Lane<'p> {
-    session: Session,
-    metrics: &'p Metrics,
-    own: LaneMetrics,
-}
-
-impl Lane<'_> {
-    fn run(mut self, batches: &Receiver<Vec<Item>>, to_encode: &Sender<Arc<Request>>) {
-        for batch in batches {
-            let started = Instant::now();
-            for item in batch.iter().filter(|item| item.window == 0) {
-                self.metrics.queued(started.duration_since(item.request.record.original.received));
-            }
-            let lengths = batch.iter().map(|item| item.request.tokens.windows[item.window].ids.len());
-            let width = lengths.clone().max().unwrap_or_default();
-            self.metrics.batch(batch.len(), lengths.sum(), width * batch.len());
-            self.answer(&batch);
-            self.own.busy(started.elapsed());
-            for Item { request, .. } in batch {
-                if request.missing.fetch_sub(1, Ordering::AcqRel) == 1 && to_encode.send(request).is_err() {
-                    return;
-                }
-            }
-        }
-    }
-
-    fn infer(&mut self, items: &[Item]) -> Result<Vec<Logits>, InferError> {
-        fail::fail_point!("infer", |message| Err(InferError(message.unwrap_or_default())));
-        self.session.run(items)
-    }
-
-    /// Answers every item. A batch that fails is halved until the one that cannot be answered stands alone.
-    fn answer(&mut self, items: &[Item]) {
-        let started = Instant::now();
-        let results = self.infer(items);
-        self.own.inferred(started.elapsed());
-        let results = match results {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
-            Err(error) if items.len() == 1 => {
-                vec![Err(Reject::new(Stage::Infer, Code::InferenceFailed, error.to_string()))]
-            }
-            Err(error) => {
-                tracing::warn!(%error, sequences = items.len(), "a batch failed and is halved");
-                let (left, right) = items.split_at(items.len() / 2);
-                self.answer(left);
-                return self.answer(right);
-            }
-        };
-        for (item, result) in items.iter().zip(results) {
-            // Each window is in one batch, so its answer is set once.
-            let _ = item.request.answers[item.window].set(result);
-        }
-    }
-}
-
 struct Encoder<'p> {
     model: &'p Model,
     options: &'p EncodeOptions,
+    growth: Growth,
     metrics: &'p Metrics,
 }
 
@@ -349,8 +287,8 @@ impl Encoder<'_> {
                 self.metrics.dead_letter(reject.stage, reject.code);
                 Outcome::DeadLetter(reject)
             });
-            if let Outcome::Output(bytes) = &outcome {
-                request.record.original.held.grow(bytes.len());
+            if let (Outcome::Output(bytes), Some(input)) = (&outcome, &request.record.original.value) {
+                self.growth.learn(input.len(), bytes.len());
             }
             let span = std::mem::take(&mut *request.span.lock().unwrap_or_else(PoisonError::into_inner));
             if to_commit.send(finish(request.record.clone().with(span), outcome)).is_err() {

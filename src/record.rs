@@ -74,41 +74,91 @@ impl<T> Record<T> {
     }
 }
 
-/// Bytes in flight of one partition, shared by the source (which pauses on it) and the records that hold them.
+/// What one partition has in flight, shared by the source (which pauses on it) and the records that hold it.
 #[derive(Clone, Debug, Default)]
-pub struct Gauge(Arc<AtomicUsize>);
+pub struct Gauge(Arc<InFlight>);
+
+#[derive(Debug, Default)]
+struct InFlight {
+    bytes: AtomicUsize,
+    records: AtomicUsize,
+}
 
 impl Gauge {
     /// Bytes held at this moment.
     pub fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes` until the returned value is dropped.
-    pub fn hold(&self, bytes: usize) -> Held {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-        Held { gauge: self.clone(), bytes: AtomicUsize::new(bytes) }
+    /// Records that hold some.
+    pub fn records(&self) -> usize {
+        self.0.records.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes` for a record, and `expected` for what the stages will make of it, until the returned value is
+    /// dropped.
+    pub fn hold(&self, bytes: usize, expected: usize) -> Held {
+        self.0.bytes.fetch_add(bytes + expected, Ordering::Relaxed);
+        self.0.records.fetch_add(1, Ordering::Relaxed);
+        Held { gauge: self.clone(), bytes, result: AtomicUsize::new(expected) }
     }
 }
 
-/// A share of a [`Gauge`].
+/// What a record holds of a [`Gauge`].
 #[derive(Debug)]
 pub struct Held {
     gauge: Gauge,
-    bytes: AtomicUsize,
+    bytes: usize,
+    /// What the result takes: at first what is expected.
+    result: AtomicUsize,
 }
 
 impl Held {
-    /// Takes `bytes` more, for what a stage has added to the record.
-    pub fn grow(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.gauge.0.fetch_add(bytes, Ordering::Relaxed);
+    /// The bytes that the result takes, now that there is one.
+    pub fn settle(&self, bytes: usize) {
+        let expected = self.result.swap(bytes, Ordering::Relaxed);
+        let in_flight = &self.gauge.0;
+        in_flight.bytes.fetch_add(bytes, Ordering::Relaxed);
+        in_flight.bytes.fetch_sub(expected, Ordering::Relaxed);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.gauge.0.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+        let in_flight = &self.gauge.0;
+        in_flight.bytes.fetch_sub(self.bytes + *self.result.get_mut(), Ordering::Relaxed);
+        in_flight.records.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many bytes of output come of one of input: learned from the records that have passed.
+#[derive(Clone, Debug)]
+pub struct Growth(Arc<AtomicUsize>);
+
+/// The unit of [`Growth`].
+const GROWTH_UNIT: usize = 1024;
+/// What an output has beside what grows with its input.
+const GROWTH_BASE_BYTES: usize = 1024;
+
+impl Default for Growth {
+    /// More than most models and texts have.
+    fn default() -> Self {
+        Self(Arc::new(AtomicUsize::new(16 * GROWTH_UNIT)))
+    }
+}
+
+impl Growth {
+    /// Bytes of output to expect of `input` bytes.
+    pub fn expect(&self, input: usize) -> usize {
+        GROWTH_BASE_BYTES + input.saturating_mul(self.0.load(Ordering::Relaxed)) / GROWTH_UNIT
+    }
+
+    /// Learns from a record: more at once, less bit by bit.
+    pub fn learn(&self, input: usize, output: usize) {
+        let seen = output.saturating_sub(GROWTH_BASE_BYTES).saturating_mul(GROWTH_UNIT) / input.max(1);
+        // A lane's worth of records that race for it changes little.
+        let known = self.0.load(Ordering::Relaxed);
+        self.0.store(seen.max(known - known / 256), Ordering::Relaxed);
     }
 }
 
@@ -203,10 +253,24 @@ mod tests {
     #[test]
     fn held_bytes_return_when_the_record_is_gone() {
         let gauge = Gauge::default();
-        let held = gauge.hold(10);
-        held.grow(5);
-        assert_eq!(gauge.bytes(), 15);
+        let (held, other) = (gauge.hold(10, 100), gauge.hold(1, 2));
+        assert_eq!((gauge.bytes(), gauge.records()), (113, 2));
+        held.settle(5);
+        assert_eq!(gauge.bytes(), 18);
         drop(held);
-        assert_eq!(gauge.bytes(), 0);
+        assert_eq!((gauge.bytes(), gauge.records()), (3, 1));
+        drop(other);
+        assert_eq!((gauge.bytes(), gauge.records()), (0, 0));
+    }
+
+    #[test]
+    fn growth_rises_at_once_and_falls_slowly() {
+        let growth = Growth::default();
+        growth.learn(100, 100_000);
+        assert!((99_990..102_000).contains(&growth.expect(100)), "{}", growth.expect(100));
+        growth.learn(100, 2_000);
+        assert!((98_000..100_000).contains(&growth.expect(100)), "{}", growth.expect(100));
+        (0..2_000).for_each(|_| growth.learn(100, 2_024));
+        assert!((2_000..2_300).contains(&growth.expect(100)), "{}", growth.expect(100));
     }
 }

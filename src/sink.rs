@@ -23,6 +23,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Why the record was refused, if it was.
+    pub fn reject(&self) -> Option<&Reject> {
+        match self {
+            Outcome::DeadLetter(reject) | Outcome::DeadLetterWithoutValue(reject) => Some(reject),
+            Outcome::Output(_) | Outcome::Tombstone => None,
+        }
+    }
+
     /// What becomes of an outcome that is too large for its topic; none where that has been tried.
     pub(crate) fn shrunk(&self) -> Option<Self> {
         match self {

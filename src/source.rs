@@ -10,13 +10,13 @@ use crossbeam_channel::Sender;
 
 use crate::commit::{Assignments, Command, Mark};
 use crate::pipeline::Monitor;
-use crate::record::{Gauge, Header, Original, Partition, Position, Record};
+use crate::record::{Gauge, Growth, Header, Original, Partition, Position, Record};
 use crate::telemetry::{Metrics, PartitionWatch, RecordSpan, RecordTracer};
 
 pub mod file;
 pub mod kafka;
 
-/// How much may be in flight, in bytes of input values and encoded outputs.
+/// How much may be in flight, in bytes of inputs and of outputs, made or expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IntakeOptions {
     /// Over all partitions.
@@ -29,7 +29,7 @@ pub struct IntakeOptions {
 
 impl Default for IntakeOptions {
     fn default() -> Self {
-        Self { max_bytes: 64 << 20, partition_high_bytes: 8 << 20, partition_low_bytes: 4 << 20 }
+        Self { max_bytes: 128 << 20, partition_high_bytes: 16 << 20, partition_low_bytes: 8 << 20 }
     }
 }
 
@@ -50,6 +50,19 @@ pub struct Message {
 
 /// What a record costs beside its bytes.
 const RECORD_OVERHEAD_BYTES: usize = 512;
+/// Copies of an output in memory: that of the pipeline, and that of librdkafka until it has arrived.
+pub(crate) const OUTPUT_COPIES: usize = 2;
+/// A longer value goes a way of its own through the first stages, so that no other record waits for its end.
+const LONG_VALUE_BYTES: usize = 32 << 10;
+
+/// The ways into the pipeline.
+#[derive(Clone, Debug)]
+pub struct Ways {
+    /// For most records.
+    pub short: Sender<Record<RecordSpan>>,
+    /// For those with long values.
+    pub long: Sender<Record<RecordSpan>>,
+}
 
 #[derive(Debug)]
 struct Admitted {
@@ -65,8 +78,9 @@ struct Admitted {
 /// The way into the pipeline: numbers records, counts their bytes, and tells the committer what to expect.
 #[derive(Debug)]
 pub struct Intake {
-    records: Sender<Record<RecordSpan>>,
+    ways: Ways,
     committer: Sender<Command>,
+    growth: Growth,
     assignments: Assignments,
     metrics: Metrics,
     tracer: RecordTracer,
@@ -79,14 +93,15 @@ pub struct Intake {
 pub struct Stopped;
 
 impl Intake {
-    /// An intake without partitions.
+    /// An intake without partitions; `growth` is what the stages learn of the size of outputs.
     pub fn new(
-        records: Sender<Record<RecordSpan>>,
+        ways: Ways,
         committer: Sender<Command>,
         assignments: Assignments,
+        growth: Growth,
         Monitor { metrics, tracer }: Monitor,
     ) -> Self {
-        Self { records, committer, assignments, metrics, tracer, partitions: HashMap::new(), epochs: 0 }
+        Self { ways, committer, growth, assignments, metrics, tracer, partitions: HashMap::new(), epochs: 0 }
     }
 
     /// Begins an assignment of `partition`.
@@ -101,15 +116,18 @@ impl Intake {
         self.partitions.insert(partition, Admitted { epoch, next: 0, gauge, paused: false, watch });
     }
 
-    /// Sends a message on its way. One of a partition that is not assigned is dropped: its owner reads it.
+    /// Sends a message on its way; returns the bytes that it takes. One of a partition that is not assigned is dropped: its
+    /// owner reads it.
     ///
     /// # Errors
     /// When the pipeline has stopped.
-    pub fn admit(&mut self, partition: &Partition, message: Message) -> Result<(), Stopped> {
-        let Some(admitted) = self.partitions.get_mut(partition) else { return Ok(()) };
+    pub fn admit(&mut self, partition: &Partition, message: Message) -> Result<usize, Stopped> {
+        let Some(admitted) = self.partitions.get_mut(partition) else { return Ok(0) };
         let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
         let headers: usize = message.headers.iter().map(|(key, value)| key.len() + length(value)).sum();
         let bytes = RECORD_OVERHEAD_BYTES + length(&message.key) + length(&message.value) + headers;
+        let value = length(&message.value);
+        let expected = OUTPUT_COPIES * self.growth.expect(value);
         let position = Position {
             partition: partition.clone(),
             offset: message.offset,
@@ -123,21 +141,18 @@ impl Intake {
             headers: message.headers,
             timestamp_ms: message.timestamp_ms,
             received: Instant::now(),
-            held: admitted.gauge.hold(bytes),
+            held: admitted.gauge.hold(bytes, expected),
         };
         let record = Record { position, original: Arc::new(original), payload: () };
         let span = RecordSpan::start(&self.tracer, &record);
-        self.records.send(record.with(span)).map_err(|_| Stopped)
+        let way = if value > LONG_VALUE_BYTES { &self.ways.long } else { &self.ways.short };
+        way.send(record.with(span)).map_err(|_| Stopped)?;
+        Ok(bytes + expected)
     }
 
     /// Bytes in flight over all partitions.
     pub fn total_bytes(&self) -> usize {
         self.partitions.values().map(|admitted| admitted.gauge.bytes()).sum()
-    }
-
-    /// What is seen of a partition from outside.
-    pub fn watch(&self, partition: &Partition) -> Option<&PartitionWatch> {
-        self.partitions.get(partition).map(|admitted| &admitted.watch)
     }
 
     /// The partitions assigned.

@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
-use crate::commit::Report;
+use crate::commit::{BreakerOptions, Report};
 use crate::config::Settings;
 use crate::decode::Format;
 use crate::encode::Form;
@@ -43,6 +43,8 @@ pub fn tag(
     if settings.origin("output.max_record_bytes").is_none() {
         stages.encode.max_record_bytes = usize::MAX;
     }
+    // Whoever runs it sees every refusal, and nothing is committed that would have to be undone.
+    stages.commit.breaker = BreakerOptions::off();
     let limit = stages.decode.max_text_bytes;
     let is_json = |path: &PathBuf| path.extension().is_some_and(|end| end == "jsonl" || end == "json");
     let json_inputs = options.inputs.iter().filter(|path| is_json(path)).count();

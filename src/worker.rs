@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::admin::Health;
 use crate::batch::BatchOptions;
-use crate::commit::{CommitOptions, Report};
+use crate::commit::{BreakerOptions, CommitOptions, Report};
 use crate::config::{Delivery, GroupProtocol, OffsetReset, OutputMode, Settings};
 use crate::encode::{EncodeOptions, Form};
 use crate::infer::{InferOptions, Runtime, RuntimeError, Session};
@@ -105,6 +105,12 @@ pub fn pipeline_options(settings: &Settings) -> PipelineOptions {
         commit: CommitOptions {
             interval: Duration::from_millis(settings.commit.interval_ms),
             records: settings.commit.records,
+            breaker: BreakerOptions {
+                max_ratio: settings.breaker.max_ratio,
+                window_records: settings.breaker.window_records,
+                min_records: settings.breaker.min_records,
+                max_run: settings.breaker.max_run,
+            },
         },
     }
 }

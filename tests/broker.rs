@@ -92,7 +92,7 @@ fn a_killed_broker_comes_back_with_its_data() {
 
 #[test]
 fn a_paused_broker_answers_nothing_until_it_is_resumed() {
-    let mut broker = Broker::start();
+    let broker = Broker::start();
     broker.create_topic("slow", 1);
     let consumer: BaseConsumer = broker.client().create().unwrap();
     let ask = || consumer.fetch_metadata(Some("slow"), Duration::from_secs(1));

@@ -100,25 +100,6 @@ mod deaths {
     }
 }
 
-#[cfg(feature = "failpoints")]
-#[test]
-fn a_record_that_the_model_fails_on_is_found_and_the_others_pass() {
-    let stream = Stream::new(Broker::shared(), 1);
-    stream.feed(0..8);
-    // One whole batch fails, then its halves do, down to a single record.
-    let _worker = stream.worker_with("a", &["batch.max_wait_ms=500"], &[("FAILPOINTS", "infer=5*return(poison)")]);
-    common::worker::wait_until("all records to end somewhere", || {
-        let ended = |topic: &str| stream.broker.read_committed_to_end(topic).len();
-        ended(&stream.output) + ended(&stream.dead_letters) == 8
-    });
-    let dead = stream.broker.read_committed_to_end(&stream.dead_letters);
-    assert!(!dead.is_empty() && dead.len() < 8, "{}", dead.len());
-    for letter in dead {
-        assert_eq!(letter.header("vitag.error.code"), Some(&b"inference_failed"[..]));
-        assert_eq!(letter.header("__connect.errors.stage"), Some(&b"infer"[..]));
-    }
-}
-
 #[test]
 fn what_others_aborted_is_never_read() {
     let stream = Stream::new(Broker::shared(), 1);

@@ -14,6 +14,7 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, Metric, MetricData, Re
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
 use vitag::admin::{self, Health};
+use vitag::infer::Cause;
 use vitag::record::{Code, Gauge, Partition, Stage};
 use vitag::telemetry::{ExportOptions, Metrics, ModelInfo, ModelWatch, PartitionWatch, Telemetry};
 
@@ -51,6 +52,8 @@ fn observe_everything(metrics: &Metrics) -> (PartitionWatch, ModelWatch) {
     metrics.output("out").published(1);
     metrics.lane(0).inferred(moment);
     metrics.lane(0).busy(moment);
+    metrics.lane(0).failed(Cause::Device);
+    metrics.lane(0).budget(512);
     metrics.batch(2, 30, 40);
     metrics.queued(moment);
     metrics.latency(moment);

@@ -81,7 +81,7 @@ fn trace_a_record(tracer: &RecordTracer) {
         headers: Vec::new(),
         timestamp_ms: None,
         received: Instant::now(),
-        held: Gauge::default().hold(4),
+        held: Gauge::default().hold(4, 0),
     };
     let partition = Partition { topic: "in".into(), id: 0 };
     let position = Position { partition, offset: 0, epoch: 0, slot: 0 };

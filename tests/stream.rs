@@ -192,14 +192,7 @@ fn health_and_metrics_are_served_while_it_runs() {
     stream.feed(0..20);
     let worker = stream.worker("a", &["admin.address=127.0.0.1:0"]);
     stream.outputs(20);
-    let log = worker.log();
-    let line = log.lines().find(|line| line.contains("serving health and metrics")).expect("the address");
-    let line: serde_json::Value = serde_json::from_str(line).unwrap();
-    let get = |page: &str| {
-        let address = line["address"].as_str().unwrap();
-        let mut answer = ureq::get(format!("http://{address}{page}")).call().unwrap();
-        answer.body_mut().read_to_string().unwrap()
-    };
+    let get = |page: &str| worker.page(page);
     for page in ["/livez", "/readyz", "/startupz"] {
         assert!(get(page).contains("ok"), "{page}: {}", get(page));
     }
@@ -208,9 +201,5 @@ fn health_and_metrics_are_served_while_it_runs() {
         get("/metrics").lines().any(|line| line.starts_with("messaging_client_sent_messages_total") && of_topic(line))
     });
     // librdkafka reports every five seconds; all is committed, so nothing lags.
-    common::worker::wait_until("a lag of 0", || {
-        get("/metrics")
-            .lines()
-            .any(|line| line.starts_with("vitag_consumer_lag") && line.contains(&stream.input) && line.ends_with(" 0"))
-    });
+    common::worker::wait_until("a lag of 0", || worker.metric("vitag_consumer_lag") == [0.0]);
 }

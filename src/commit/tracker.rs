@@ -176,7 +176,7 @@ mod tests {
             headers: vec![],
             timestamp_ms: None,
             received: std::time::Instant::now(),
-            held: Gauge::default().hold(0),
+            held: Gauge::default().hold(0, 0),
         };
         // Offsets have gaps: every third one is a transaction marker.
         let offset = (slot + slot / 2) as i64;

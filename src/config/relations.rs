@@ -21,12 +21,16 @@ impl Settings {
         problems
     }
 
-    fn ordered(&self) -> [Ordered; 6] {
+    fn ordered(&self) -> [Ordered; 8] {
         let (kafka, intake, batch) = (&self.kafka, &self.intake, &self.batch);
         let (low, high) = (intake.partition_low_bytes as u64, intake.partition_high_bytes as u64);
         let (session, poll) = (kafka.session_timeout_ms, kafka.max_poll_interval_ms);
         let (tokens, window) = (batch.max_tokens as u64, batch.sort_window_tokens as u64);
+        let breaker = &self.breaker;
+        let (seen, run, last) = (breaker.min_records as u64, breaker.max_run as u64, breaker.window_records as u64);
         [
+            ("breaker.min_records", seen, "breaker.window_records", last),
+            ("breaker.max_run", run, "breaker.window_records", last),
             ("intake.partition_low_bytes", low, "intake.partition_high_bytes", high),
             ("intake.partition_high_bytes", high, "intake.max_bytes", intake.max_bytes as u64),
             ("kafka.session_timeout_ms", session, "kafka.max_poll_interval_ms", poll),

@@ -285,7 +285,8 @@ impl Default for Lanes {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Intake {
-    /// Most bytes in flight over all partitions: input values and encoded outputs.
+    /// Most bytes in flight over all partitions: inputs, and outputs twice, as librdkafka holds a copy of each; an output
+    /// that is not made yet counts as what is to be expected of its input.
     #[schemars(range(min = 1))]
     pub max_bytes: usize,
     /// Bytes in flight at which a partition pauses.
@@ -297,7 +298,7 @@ pub struct Intake {
 
 impl Default for Intake {
     fn default() -> Self {
-        Self { max_bytes: 67_108_864, partition_high_bytes: 8_388_608, partition_low_bytes: 4_194_304 }
+        Self { max_bytes: 134_217_728, partition_high_bytes: 16_777_216, partition_low_bytes: 8_388_608 }
     }
 }
 
@@ -316,6 +317,31 @@ pub struct Commit {
 impl Default for Commit {
     fn default() -> Self {
         Self { interval_ms: 200, records: 5_000 }
+    }
+}
+
+/// When dead letters are so many that something else must be wrong: the worker stops, without committing those that
+/// made it stop, before the stream runs into the dead letters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Breaker {
+    /// Largest share of dead letters among the last records, 0 to 1; 1 for no limit.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub max_ratio: f64,
+    /// How many of the last records the share is taken of.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub window_records: usize,
+    /// Records since the start before which no share is taken.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub min_records: usize,
+    /// Dead letters in a row at which the worker stops; 0 for no limit.
+    #[schemars(range(max = 1_000_000))]
+    pub max_run: usize,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { max_ratio: 0.5, window_records: 1_000, min_records: 100, max_run: 200 }
     }
 }
 

@@ -199,15 +199,15 @@ fn settings_that_contradict_each_other_are_refused_all_at_once() {
         security_protocol = "sasl_ssl"
         ssl_key_file = "key.pem"
         [intake]
-        max_bytes = 8388607
-        partition_low_bytes = 8388608
+        max_bytes = 16777215
+        partition_low_bytes = 16777216
         [commit]
         interval_ms = 60001
         [batch]
         max_tokens = 8193
     "#;
     let expected = [
-        "`intake.partition_high_bytes` (8388608) must not exceed `intake.max_bytes` (8388607)",
+        "`intake.partition_high_bytes` (16777216) must not exceed `intake.max_bytes` (16777215)",
         "`kafka.session_timeout_ms` (400000) must not exceed `kafka.max_poll_interval_ms` (300000)",
         "`commit.interval_ms` (60001) must not exceed `kafka.transaction_timeout_ms` (60000)",
         "`batch.max_tokens` (8193) must not exceed `batch.sort_window_tokens` (8192)",

@@ -309,10 +309,6 @@ impl Sink for KafkaSink {
         }
         self.suspects.clear();
         self.destinations.count(records);
-        // For the lag alone, which librdkafka counts from what is stored: nothing commits it.
-        if let Err(error) = offset_list(offsets).and_then(|list| self.consumer.store_offsets(&list)) {
-            tracing::debug!(%error, "cannot store offsets, the lag shown is that of before");
-        }
         Ok(())
     }
 }

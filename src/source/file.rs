@@ -68,7 +68,7 @@ impl FileSource {
             line.truncate(length);
             let value = Some(Bytes::from(line));
             let message = Message { offset, key: None, value, headers: vec![], timestamp_ms: None };
-            if intake.admit(partition, message) == Err(Stopped) {
+            if let Err(Stopped) = intake.admit(partition, message) {
                 break;
             }
         }

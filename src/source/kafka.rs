@@ -18,6 +18,10 @@ use crate::record::{Header, Partition};
 use crate::source::{Intake, IntakeOptions, Message, Source, SourceError, StopSignal, Stopped};
 use crate::telemetry::{InputMetrics, Metrics};
 
+mod lag;
+
+use lag::Standing;
+
 /// A consumer whose rebalances reach the pipeline.
 pub type Consumer = BaseConsumer<Rebalancer>;
 
@@ -71,12 +75,11 @@ impl ClientContext for Rebalancer {
         let Some(intake) = intake.as_ref() else { return };
         for (topic, of_topic) in statistics.topics {
             for (id, of_partition) in of_topic.partitions {
-                let watch = intake.watch(&Partition { topic: topic.as_str().into(), id });
-                // From what the sink has committed; before it has, from where the group stood. Negative while unknown.
-                let known =
-                    [of_partition.consumer_lag_stored, of_partition.consumer_lag].into_iter().find(|&lag| lag >= 0);
-                if let (Some(watch), Some(Ok(lag))) = (watch, known.map(u64::try_from)) {
-                    watch.set_lag(lag);
+                let partition = Partition { topic: topic.as_str().into(), id };
+                let Some(admitted) = intake.partitions.get(&partition) else { continue };
+                let standing = Standing::from(&of_partition);
+                if let Some(lag) = standing.lag(admitted.gauge.records(), admitted.paused) {
+                    admitted.watch.set_lag(lag);
                 }
             }
         }
@@ -124,12 +127,16 @@ pub struct KafkaSource {
     /// The partitions together hold too much.
     full: bool,
     regulated: Instant,
+    /// Bytes admitted since then.
+    admitted: usize,
 }
 
 /// How long a poll waits for a message: the beat of everything else the loop does.
 const POLL: Duration = Duration::from_millis(50);
-/// How often partitions are paused and resumed.
+/// How often partitions are paused and resumed …
 const REGULATE: Duration = Duration::from_millis(10);
+/// … and after which part of `max_bytes` has come in.
+const REGULATE_PART: usize = 32;
 
 impl KafkaSource {
     /// Connects and checks that the topics exist; reading begins with [`Source::run`].
@@ -144,7 +151,15 @@ impl KafkaSource {
         wait_for_topics(&consumer, &options)?;
         let input = |topic: &String| (topic.clone(), metrics.input(topic, &options.group_id));
         let consumed = options.topics.iter().map(input).collect();
-        Ok(Self { options, consumer: Arc::new(consumer), beat, consumed, full: false, regulated: Instant::now() })
+        Ok(Self {
+            options,
+            consumer: Arc::new(consumer),
+            beat,
+            consumed,
+            full: false,
+            regulated: Instant::now(),
+            admitted: 0,
+        })
     }
 
     /// The consumer, for the sink's transactions.
@@ -159,22 +174,23 @@ impl KafkaSource {
             match consumer.poll(POLL) {
                 Some(Ok(message)) => {
                     fail::fail_point!("after_poll");
-                    if self.admit(&message) == Err(Stopped) {
-                        return Ok(());
+                    match self.admit(&message) {
+                        Ok(bytes) => self.admitted += bytes,
+                        Err(Stopped) => return Ok(()),
                     }
                 }
                 Some(Err(error)) => check(&consumer, &error)?,
                 None => {}
             }
-            if self.regulated.elapsed() >= REGULATE {
+            if self.regulated.elapsed() >= REGULATE || self.admitted >= self.options.intake.max_bytes / REGULATE_PART {
                 self.regulate();
-                self.regulated = Instant::now();
+                (self.regulated, self.admitted) = (Instant::now(), 0);
             }
         }
         Ok(())
     }
 
-    fn admit(&mut self, message: &BorrowedMessage<'_>) -> Result<(), Stopped> {
+    fn admit(&mut self, message: &BorrowedMessage<'_>) -> Result<usize, Stopped> {
         if let Some(input) = self.consumed.get(message.topic()) {
             input.consumed(1);
         }
@@ -182,7 +198,7 @@ impl KafkaSource {
         let message = detach(message);
         match self.consumer.context().intake().as_mut() {
             Some(intake) => intake.admit(&partition, message),
-            None => Ok(()),
+            None => Ok(0),
         }
     }
 

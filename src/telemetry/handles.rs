@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram};
+use opentelemetry::metrics::{Counter, Gauge, Histogram};
 
 use super::metrics::ERROR;
+use crate::infer::Cause;
 use crate::record::Code;
 
 /// What is counted of an input topic.
@@ -56,6 +57,8 @@ impl OutputMetrics {
 pub struct LaneMetrics {
     pub(super) inference: Histogram<f64>,
     pub(super) busy: Counter<f64>,
+    pub(super) failures: Counter<u64>,
+    pub(super) budget: Gauge<u64>,
     pub(super) attributes: Arc<[KeyValue; 1]>,
 }
 
@@ -68,5 +71,20 @@ impl LaneMetrics {
     /// The lane was busy with a batch for `duration`, the run of the model included.
     pub fn busy(&self, duration: Duration) {
         self.busy.add(duration.as_secs_f64(), self.attributes.as_slice());
+    }
+
+    /// A run of the model failed.
+    pub fn failed(&self, cause: Cause) {
+        let cause = match cause {
+            Cause::Sequences => "sequences",
+            Cause::Device => "device",
+        };
+        let [lane] = (*self.attributes).clone();
+        self.failures.add(1, &[lane, KeyValue::new(ERROR, cause)]);
+    }
+
+    /// Slots of the padded view that the lane runs at once from now on.
+    pub fn budget(&self, slots: usize) {
+        self.budget.record(slots as u64, self.attributes.as_slice());
     }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, Meter, MeterProvider, NoopMeterProvider};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider, NoopMeterProvider};
 
 use super::handles::{InputMetrics, LaneMetrics, OutputMetrics};
 use super::watch::{ModelInfo, ModelWatch, PartitionWatch, Watched};
-use crate::record::{Code, Gauge, Partition, Stage};
+use crate::record::{self, Code, Partition, Stage};
 
 /// Attribute: name of a topic.
 pub(super) const DESTINATION: &str = "messaging.destination.name";
@@ -58,6 +58,8 @@ pub struct Metrics {
     queue_wait: Histogram<f64>,
     inference: Histogram<f64>,
     lane_busy: Counter<f64>,
+    lane_failures: Counter<u64>,
+    lane_budget: Gauge<u64>,
     latency: Histogram<f64>,
     commit_duration: Histogram<f64>,
     commit_records: Histogram<u64>,
@@ -89,6 +91,12 @@ impl Metrics {
                 .f64_counter("vitag.lane.busy")
                 .with_unit("s")
                 .with_description("Time that a lane spent on batches rather than waiting for them")
+                .build(),
+            lane_failures: counter(meter, "vitag.inference.failures", "{run}", "Runs of the model that failed"),
+            lane_budget: meter
+                .u64_gauge("vitag.lane.budget")
+                .with_unit("{token}")
+                .with_description("Tokens of the padded view that a lane runs at once; smaller while memory is short")
                 .build(),
             latency: seconds("vitag.record.latency", "Time from admission to commit", &RECORD_SECONDS),
             commit_duration: seconds("vitag.commit.duration", "Time of one commit", &STEP_SECONDS),
@@ -142,12 +150,14 @@ impl Metrics {
         LaneMetrics {
             inference: self.inference.clone(),
             busy: self.lane_busy.clone(),
+            failures: self.lane_failures.clone(),
+            budget: self.lane_budget.clone(),
             attributes: Arc::new([KeyValue::new("vitag.lane", lane as i64)]),
         }
     }
 
     /// Shows an assigned partition until the returned value is dropped. `held` is what the partition has in flight.
-    pub fn partition(&self, partition: &Partition, held: &Gauge) -> PartitionWatch {
+    pub fn partition(&self, partition: &Partition, held: &record::Gauge) -> PartitionWatch {
         self.watched.partition(partition, held)
     }
 

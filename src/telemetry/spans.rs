@@ -204,7 +204,7 @@ mod tests {
             headers,
             timestamp_ms: None,
             received: Instant::now(),
-            held: Gauge::default().hold(4),
+            held: Gauge::default().hold(4, 0),
         };
         let partition = Partition { topic: "in".into(), id: 3 };
         let position = Position { partition, offset: 42, epoch: 0, slot: 0 };

@@ -56,7 +56,7 @@ struct PartitionState {
 pub struct PartitionWatch(Arc<PartitionState>);
 
 impl PartitionWatch {
-    /// Records between the last committed offset and the end of the partition.
+    /// Records that are not committed, those not read yet included.
     pub fn set_lag(&self, records: u64) {
         self.0.lag.store(records, Ordering::Relaxed);
     }
@@ -127,7 +127,7 @@ impl Watched {
         let partitions = self.partitions.clone();
         meter
             .u64_observable_gauge("vitag.consumer.lag")
-            .with_description("Records between the committed offset and the end of the partition")
+            .with_description("Records that are not committed, those not read yet included")
             .with_unit("{record}")
             .with_callback(move |observer| {
                 for partition in partitions.all() {

@@ -141,7 +141,7 @@ impl Broker {
     }
 
     /// Stops the process where it is; its connections stay open and answer nothing.
-    pub(crate) fn pause(&mut self) {
+    pub(crate) fn pause(&self) {
         self.signal("STOP");
     }
 
@@ -168,7 +168,7 @@ impl Broker {
     }
 
     /// Lets a paused broker go on.
-    pub(crate) fn resume(&mut self) {
+    pub(crate) fn resume(&self) {
         self.signal("CONT");
     }
 

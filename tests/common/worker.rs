@@ -129,6 +129,15 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Does something when it is dropped, however that came about.
+pub(crate) struct Finally<F: FnMut()>(pub(crate) F);
+
+impl<F: FnMut()> Drop for Finally<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// A running worker; dropped, it is killed.
 pub(crate) struct Worker {
     child: Child,
@@ -163,6 +172,31 @@ impl Worker {
             assert!(Instant::now() < deadline, "no {text:?} in the log:\n{}", self.log());
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The most memory that it has had at a time, in bytes: the peak of its resident set.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the worker runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes * 1024
+    }
+
+    /// A page of its admin address, which must be set to port 0 of 127.0.0.1.
+    pub(crate) fn page(&self, path: &str) -> String {
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains("serving health and metrics")).expect("the address");
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let address = line["address"].as_str().expect("an address");
+        let mut answer = ureq::get(format!("http://{address}{path}")).call().expect("the worker answers");
+        answer.body_mut().read_to_string().expect("text")
+    }
+
+    /// The values of a metric over all its attributes.
+    pub(crate) fn metric(&self, name: &str) -> Vec<f64> {
+        let page = self.page("/metrics");
+        let lines = page.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        lines.map(|line| line.rsplit(' ').next().expect("a value").parse().expect("a number")).collect()
     }
 
     /// Asks it to end in good order.
