@@ -9,7 +9,7 @@ use crate::fleet::Fleet;
 use crate::plan::{Fault, Plan};
 use crate::proxy::Proxy;
 use crate::stage::{Stage, Topics};
-use crate::verify::Verdict;
+use crate::verify::{Verdict, open_transactions};
 
 /// How long the stream may stand still after a fault: rebalances and time-outs of a few seconds, on a busy machine.
 const STUCK: Duration = Duration::from_secs(90);
@@ -165,6 +165,8 @@ impl Run<'_> {
             let end = |partition| run.broker.high_watermark(&run.topics.input, partition);
             (0..partitions).all(|partition| committed.get(&partition).is_some_and(|&offset| offset >= end(partition)))
         });
+        // That of a worker that never came back ends by its time-out, and hides till then what came after it.
+        self.wait(plan.patience, |run| open_transactions(run.broker, &run.topics).is_empty());
         let kills = self.fleet.kills;
         let endings = self.fleet.finish();
         let verdict = Verdict::of(self.broker, &self.topics, fed);

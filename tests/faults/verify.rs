@@ -60,7 +60,7 @@ impl Verdict {
             foreign: unknown + missing,
             out_of_order: out_of_order(&outputs),
             uncommitted: (0..topics.input_partitions()).filter(is_uncommitted).collect(),
-            open: open(broker, topics),
+            open: open_transactions(broker, topics),
             versions,
         }
     }
@@ -124,7 +124,8 @@ fn out_of_order(outputs: &[Received]) -> Vec<Origin> {
     found
 }
 
-fn open(broker: &Broker, topics: &Topics) -> Vec<String> {
+/// Partitions that hold a transaction which has not ended, and whatever was written after it.
+pub(crate) fn open_transactions(broker: &Broker, topics: &Topics) -> Vec<String> {
     let inputs = (0..topics.input_partitions()).map(|partition| (&topics.input, partition));
     let others = [&topics.output, &topics.dead_letters].into_iter();
     let others = others.flat_map(|topic| (0..topics.partitions).map(move |partition| (topic, partition)));
