@@ -9,7 +9,7 @@ use super::{Cause, InferError};
 ///
 /// Of a batch of n sequences that one of them makes fail, each half is run by itself, and so on with the half that fails:
 /// 1 + 2⌈log2 n⌉ runs at most, of 3 n + ⌈log2 n⌉ sequences at most. With k such sequences, k times 2⌈log2 n⌉ runs come
-/// after the first at most, and never more than 2 n − 1 in all. A failure of the device shrinks what is run at once instead: see [`Budget`].
+/// after the first at most, and never more than 2 n − 1 in all. A failure of the device shrinks what is run at once instead (`budget.rs`).
 #[derive(Debug)]
 pub struct Recovery {
     budget: Budget,
