@@ -291,6 +291,10 @@ impl Source for KafkaSource {
     }
 }
 
+/// How soon a worker sees that a topic has grown. A worker with a static name that starts again before any has seen it
+/// gets what it had (KIP-814, which librdkafka lacks), and nobody gets the new partitions.
+const METADATA_REFRESH_MS: &str = "15000";
+
 fn client_config(options: &KafkaSourceOptions) -> ClientConfig {
     let mut config = options.connection.client(&options.properties);
     config.set("group.id", &options.group_id);
@@ -301,6 +305,9 @@ fn client_config(options: &KafkaSourceOptions) -> ClientConfig {
     config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
     config.set("isolation.level", "read_committed");
     config.set("statistics.interval.ms", "5000");
+    if config.get("topic.metadata.refresh.interval.ms").is_none() {
+        config.set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS);
+    }
     config
 }
 

@@ -101,8 +101,11 @@ impl Run<'_> {
                 self.broker.restart();
             }
             Fault::Grow => {
-                self.topics.grow(self.broker);
+                let added = self.topics.grow(self.broker);
                 self.driver.as_ref().expect("it runs until the end").grow();
+                // A restart of a static member before any has seen it would leave it to nobody: see docs/reliability.md.
+                let read = self.wait(STUCK, |run| run.committed_of(added).is_some());
+                assert!(read, "nobody reads the new partition\n{}", self.fleet.logs());
             }
             Fault::Network(aim) => {
                 const TIMES: u32 = 2;
@@ -136,6 +139,10 @@ impl Run<'_> {
         let before = self.committed();
         let moves = self.wait(STUCK, |run| run.committed() > before);
         assert!(moves, "the stream stands still\n{}", self.fleet.logs());
+    }
+
+    fn committed_of(&self, partition: i32) -> Option<i64> {
+        self.broker.committed(&self.topics.group, &self.topics.input).get(&partition).copied()
     }
 
     fn committed(&self) -> i64 {

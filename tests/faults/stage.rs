@@ -81,10 +81,12 @@ impl Topics {
         self.partitions + self.added.load(Ordering::Relaxed)
     }
 
-    /// Adds a partition to the input.
-    pub(crate) fn grow(&self, broker: &Broker) {
-        broker.grow_topic(&self.input, self.input_partitions() + 1);
+    /// Adds a partition to the input; returns its number.
+    pub(crate) fn grow(&self, broker: &Broker) -> i32 {
+        let added = self.input_partitions();
+        broker.grow_topic(&self.input, added + 1);
         self.added.fetch_add(1, Ordering::Relaxed);
+        added
     }
 }
 
