@@ -1,6 +1,7 @@
 //! AdamW (Loshchilov and Hutter 2019), its schedule and the clipping of gradients, on named tensors so that a
 //! checkpoint holds all of its state.
 
+use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
 const BETA1: f64 = 0.9;
@@ -55,6 +56,31 @@ impl AdamW {
         for parameter in self.parameters.iter_mut().filter(|p| p.name.starts_with(root)) {
             parameter.rate *= factor;
         }
+    }
+
+    /// One step down the mean of `parts` losses, made one after the other by `loss`, with gradients of a norm of at most
+    /// `limit`. Returns that mean and the norm before.
+    ///
+    /// # Errors
+    /// When a loss is not a number; nothing is changed then.
+    pub fn descend(
+        &mut self,
+        parts: usize,
+        mut loss: impl FnMut(usize) -> Tensor,
+        limit: f64,
+        learning_rate: f64,
+    ) -> Result<(f64, f64)> {
+        self.zero_grad();
+        let mut mean = 0.0;
+        for part in 0..parts {
+            let loss = loss(part) / parts as f64;
+            mean += loss.double_value(&[]);
+            ensure!(mean.is_finite(), "the loss is not a number at step {}", self.step + 1);
+            loss.backward();
+        }
+        let norm = self.clip(limit);
+        self.step(learning_rate);
+        Ok((mean, norm))
     }
 
     /// Forgets all gradients.
@@ -113,10 +139,9 @@ impl Parameter {
 }
 
 /// The learning rate of a step (from 0): a linear rise to `peak` over the share `warmup` of all steps, then a linear
-/// fall to zero.
-pub fn learning_rate(step: usize, total: usize, warmup: f64, peak: f64) -> f64 {
+/// fall to zero. A schedule by the clock gives parts of steps.
+pub fn learning_rate(step: f64, total: usize, warmup: f64, peak: f64) -> f64 {
     let rise = (total as f64 * warmup).round();
-    let step = step as f64;
     if step < rise {
         return peak * (step + 1.0) / rise;
     }

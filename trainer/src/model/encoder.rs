@@ -131,9 +131,9 @@ impl Layer {
 
     fn forward(&self, batch: &Batch, input: &Tensor, dropout: f64) -> Tensor {
         let drop = |x: Tensor| x.dropout(dropout, dropout > 0.0);
-        let found = drop(self.attention.forward(batch, input, dropout));
+        let found = drop(self.attention.forward(batch, &input.to_kind(batch.kind), dropout));
         let middle = self.attention_norm.forward(&(input + found));
-        let wide = self.ffn_in.forward(&middle).gelu("none");
+        let wide = self.ffn_in.forward(&middle.to_kind(batch.kind)).gelu("none");
         self.ffn_norm.forward(&(&middle + drop(self.ffn_out.forward(&wide))))
     }
 }

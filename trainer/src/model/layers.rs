@@ -44,9 +44,10 @@ impl Linear {
         Self { weight: path.randn("weight", &[outputs, inputs], 0.0, stdev), bias: path.zeros("bias", &[outputs]) }
     }
 
-    /// Rows \[T, in\] to rows \[T, out\].
+    /// Rows \[T, in\] to rows \[T, out\], computed in the kind of `x`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, Some(&self.bias))
+        let kind = x.kind();
+        x.linear(&self.weight.to_kind(kind), Some(self.bias.to_kind(kind)))
     }
 }
 
