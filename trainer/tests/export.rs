@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 
+use ort::session::Session;
 use tch::Device;
 use tempfile::TempDir;
 use vitag::manifest::ModelDir;
@@ -13,16 +14,27 @@ use vitag::tokenize::Tokenizer;
 use vitag_trainer::evaluate::{self, Part};
 use vitag_trainer::export::{self, Options};
 use vitag_trainer::model::Batch;
+use vitag_trainer::run::Run;
 use vitag_trainer::{fit, graph, model};
 
 const OUTPUTS: [&str; 2] = ["pos_logits", "ner_logits"];
 
+/// Every head on the encoder of BERT, whose embeddings are as wide as its layers, or of a small ELECTRA.
 fn check_graph(head: &str) {
-    let dir = TempDir::new().unwrap();
-    let run = common::random_run(&dir, head);
-    let path = dir.path().join("model.onnx");
-    fs::write(&path, graph::build(&run.tagger, "tiny", &OUTPUTS.map(String::from))).unwrap();
-    let mut session = common::session(&path);
+    let _alone = common::alone();
+    let sizes =
+        [r#"{ kind = "KIND", input = "mix", hidden = 12, dropout = 0.1 }"#, r#"{ kind = "KIND", input = "last" }"#];
+    for (embedding, head) in [(32, sizes[0]), (24, sizes[0]), (24, sizes[1])].map(|(e, h)| (e, h.replace("KIND", head)))
+    {
+        let dir = TempDir::new().unwrap();
+        let run = common::random_run_on(&dir, &head, embedding);
+        let path = dir.path().join("model.onnx");
+        fs::write(&path, graph::build(&run.tagger, "tiny", &OUTPUTS.map(String::from))).unwrap();
+        check_session(&run, &mut common::session(&path));
+    }
+}
+
+fn check_session(run: &Run, session: &mut Session) {
     // Ragged, one row, the full length, the shortest input there is.
     for lengths in [vec![5, 64, 3, 17, 17, 9], vec![12], vec![64, 64], vec![2]] {
         let windows = common::windows(&lengths);
@@ -30,14 +42,12 @@ fn check_graph(head: &str) {
         for (head, output) in OUTPUTS.iter().enumerate() {
             let expected = run.tagger.predict(&Batch::new(&packed, Device::Cpu), head).view([-1]);
             let expected = Vec::<f32>::try_from(&expected).unwrap();
-            let found = common::run_onnx(&mut session, &packed, output);
+            let found = common::run_onnx(session, &packed, output);
             let distance = common::distance(&expected, &found);
             assert!(distance <= 1e-4, "{output}, lengths {lengths:?}: off by {distance}");
 
-            let alone: Vec<f32> = windows
-                .iter()
-                .flat_map(|window| common::run_onnx(&mut session, &Packed::new([window]), output))
-                .collect();
+            let alone: Vec<f32> =
+                windows.iter().flat_map(|window| common::run_onnx(session, &Packed::new([window]), output)).collect();
             let distance = common::distance(&alone, &found);
             assert!(distance <= 1e-5, "{output}, lengths {lengths:?}: batch mates change it by {distance}");
         }
@@ -46,12 +56,27 @@ fn check_graph(head: &str) {
 
 #[test]
 fn a_linear_head_gives_the_logits_of_libtorch_in_any_batch() {
-    check_graph(common::LINEAR);
+    check_graph("linear");
+}
+
+#[test]
+fn a_bilstm_head_gives_the_logits_of_libtorch_in_any_batch() {
+    check_graph("bilstm");
 }
 
 #[test]
 fn a_bigru_head_gives_the_logits_of_libtorch_in_any_batch() {
-    check_graph(common::BIGRU);
+    check_graph("bigru");
+}
+
+#[test]
+fn a_bilstm_attn_head_gives_the_logits_of_libtorch_in_any_batch() {
+    check_graph("bilstm_attn");
+}
+
+#[test]
+fn a_bigru_attn_head_gives_the_logits_of_libtorch_in_any_batch() {
+    check_graph("bigru_attn");
 }
 
 #[test]

@@ -91,11 +91,18 @@ pub(crate) fn tokenizer(dir: &Path) -> PathBuf {
 
 /// A model with random weights; the norms and biases too, so that no mistake in them hides behind ones and zeros.
 pub(crate) fn random_run(dir: &TempDir, head: &str) -> Run {
+    random_run_on(dir, head, 24)
+}
+
+/// [`random_run`] with embeddings of this width; the layers are 32 wide.
+pub(crate) fn random_run_on(dir: &TempDir, head: &str, embedding: i64) -> Run {
     let labels = |names: &[&str]| Labels::new(names.iter().map(|&n| n.into()).collect(), Scheme::Bio).unwrap();
     let labels = vec![labels(&["B-A", "I-A", "B-B", "I-B"]), labels(&["O", "B-A", "I-A"])];
-    let run = Run::create(&dir.path().join("run"), config(head, 1), Some(&tokenizer(dir.path())), labels).unwrap();
+    let mut config = config(head, 1);
+    config.encoder.sizes.as_mut().unwrap().embedding = embedding;
+    let run = Run::create(&dir.path().join("run"), config, Some(&tokenizer(dir.path())), labels).unwrap();
     tch::no_grad(|| {
-        for mut variable in run.store.trainable_variables() {
+        for mut variable in run.store.trainable_variables().into_iter().filter(|variable| variable.dim() == 1) {
             let _ = variable.g_add_(&(variable.randn_like() * 0.2));
         }
     });
