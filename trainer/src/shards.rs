@@ -118,39 +118,8 @@ impl Shards {
     /// Cuts every document into spans of at most `capacity` tokens: as many whole sentences as fit, so that a span is
     /// running text. A sentence that is longer is cut where a syllable begins.
     pub fn documents(&self, capacity: usize) -> Vec<Vec<Span>> {
-        let mut documents = vec![Vec::new()];
-        for (number, shard) in self.shards.iter().enumerate() {
-            let (mut first, mut end) = (0, 0);
-            for sentence in shard.sentences() {
-                let last = documents.last_mut().expect("never empty");
-                let span = |range: Range<usize>| Span {
-                    shard: number as u32,
-                    first: range.start as u32,
-                    end: range.end as u32,
-                };
-                if sentence.is_empty() || sentence.end - first > capacity {
-                    last.extend((first < end).then(|| span(first..end)));
-                    first = sentence.start;
-                }
-                while sentence.end - first > capacity {
-                    let cut = shard.cut(first, capacity);
-                    last.push(span(first..cut));
-                    first = cut;
-                }
-                end = sentence.end;
-                if sentence.is_empty() && !last.is_empty() {
-                    documents.push(Vec::new());
-                }
-            }
-            // A shard ends between two documents, or where the corpus does.
-            let last = documents.last_mut().expect("never empty");
-            last.extend((first < end).then(|| Span { shard: number as u32, first: first as u32, end: end as u32 }));
-            if !last.is_empty() {
-                documents.push(Vec::new());
-            }
-        }
-        documents.retain(|document| !document.is_empty());
-        documents
+        let shards = (0..).zip(&self.shards);
+        shards.flat_map(|(number, shard)| shard.documents(number, capacity)).collect()
     }
 }
 
@@ -186,6 +155,33 @@ impl Shard {
 
     fn sentences(&self) -> impl Iterator<Item = Range<usize>> {
         (0..self.header.sentences as usize).map(|i| if i == 0 { 0 } else { self.end_of(i - 1) }..self.end_of(i))
+    }
+
+    fn documents(&self, number: u32, capacity: usize) -> Vec<Vec<Span>> {
+        let sentences: Vec<Range<usize>> = self.sentences().collect();
+        let span = |range: Range<usize>| Span { shard: number, first: range.start as u32, end: range.end as u32 };
+        let documents = sentences.split(Range::is_empty).filter(|document| !document.is_empty());
+        documents.map(|document| self.pack(document, capacity).into_iter().map(span).collect()).collect()
+    }
+
+    /// Consecutive sentences as ranges of at most `capacity` tokens.
+    fn pack(&self, sentences: &[Range<usize>], capacity: usize) -> Vec<Range<usize>> {
+        let mut ranges = Vec::new();
+        let mut open = sentences[0].start..sentences[0].start;
+        for sentence in sentences {
+            if !open.is_empty() && sentence.end - open.start > capacity {
+                ranges.push(open);
+                open = sentence.clone();
+            }
+            open.end = sentence.end;
+            while open.len() > capacity {
+                let cut = self.cut(open.start, capacity);
+                ranges.push(open.start..cut);
+                open.start = cut;
+            }
+        }
+        ranges.push(open);
+        ranges
     }
 
     fn text(&self, range: Range<usize>) -> Text {

@@ -84,9 +84,14 @@ pub(crate) fn config(head: &str, epochs: usize) -> Config {
 /// A tokenizer trained on the fixtures.
 pub(crate) fn tokenizer(dir: &Path) -> PathBuf {
     let path = dir.join("tokenizer.json");
-    let options = vocab::Options { size: 400, min_frequency: 1 };
-    vocab::train(&[fixture("raw.txt")], options, &path).unwrap();
+    vocabulary(&fixture("raw.txt"), &path);
     path
+}
+
+/// A tokenizer trained on a text.
+pub(crate) fn vocabulary(text: &Path, path: &Path) {
+    let options = vocab::Options { size: 400, min_frequency: 1 };
+    vocab::train(&[text.to_owned()], options, path).unwrap();
 }
 
 /// A model with random weights; the norms and biases too, so that no mistake in them hides behind ones and zeros.
