@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use vitag::manifest::{self, FileEntry, GOLDEN, Golden, GoldenCase, GoldenHead, MODEL, Manifest, TOKENIZER};
+use vitag::manifest::{self, FileEntry, GOLDEN, Golden, GoldenCase, GoldenHead, MODEL, Manifest, TOKENIZER, Variant};
 use vitag::tags;
 
 use crate::card;
@@ -45,7 +45,7 @@ pub fn export(run: &Run, options: Options) -> Result<PathBuf> {
 
     let heads = heads(run);
     let outputs: Vec<String> = heads.iter().map(|head| head.output.clone()).collect();
-    files::write_atomically(&dir.join(MODEL), &graph::build(&run.tagger, &settings.name, &outputs))?;
+    files::write_atomically(&dir.join(MODEL), &graph::build(&run.tagger, Variant::F32, &settings.name, &outputs))?;
     files::write_atomically(&dir.join(TOKENIZER), &fs::read(run.tokenizer_path())?)?;
     files::write_json(&dir.join(CONFIG), &hugging_face_config(run))?;
     let golden = golden(run, options.texts)?;

@@ -7,7 +7,7 @@ use std::fs;
 use ort::session::Session;
 use tch::Device;
 use tempfile::TempDir;
-use vitag::manifest::ModelDir;
+use vitag::manifest::{ModelDir, Variant};
 use vitag::pack::Packed;
 use vitag::tags;
 use vitag::tokenize::Tokenizer;
@@ -29,8 +29,40 @@ fn check_graph(head: &str) {
         let dir = TempDir::new().unwrap();
         let run = common::random_run_on(&dir, &head, embedding);
         let path = dir.path().join("model.onnx");
-        fs::write(&path, graph::build(&run.tagger, "tiny", &OUTPUTS.map(String::from))).unwrap();
+        fs::write(&path, graph::build(&run.tagger, Variant::F32, "tiny", &OUTPUTS.map(String::from))).unwrap();
         check_session(&run, &mut common::session(&path));
+    }
+}
+
+/// How near a graph comes to libtorch, of logits whose spread is `spread`, and what batch mates may change.
+fn check_int8(head: &str) {
+    let _alone = common::alone();
+    let dir = TempDir::new().unwrap();
+    let run = common::random_run_on(&dir, &format!("{{ kind = {head:?}, hidden = 12 }}"), 24);
+    let path = dir.path().join("model.onnx");
+    fs::write(&path, graph::build(&run.tagger, Variant::Int8, "tiny", &OUTPUTS.map(String::from))).unwrap();
+    let mut session = common::session(&path);
+    let windows = common::windows(&[5, 64, 3, 17, 17, 9]);
+    let packed = Packed::new(&windows);
+    for (head, output) in OUTPUTS.iter().enumerate() {
+        let expected = run.tagger.predict(&Batch::new(&packed, Device::Cpu), head);
+        let spread = expected.std(false).double_value(&[]) as f32;
+        let expected = Vec::<f32>::try_from(&expected.view([-1])).unwrap();
+        let found = common::run_onnx(&mut session, &packed, output);
+        let distance = common::distance(&expected, &found) / spread;
+        assert!(distance > 1e-6, "{output}: nothing is rounded");
+        assert!(distance <= 0.1, "{output}: off by {distance} of the spread of the logits");
+        let alone: Vec<f32> =
+            windows.iter().flat_map(|window| common::run_onnx(&mut session, &Packed::new([window]), output)).collect();
+        let distance = common::distance(&alone, &found) / spread;
+        assert!(distance <= 0.02, "{output}: batch mates change it by {distance} of the spread of the logits");
+    }
+}
+
+#[test]
+fn a_graph_in_int8_comes_near_libtorch_with_every_head() {
+    for head in ["linear", "bilstm", "bigru", "bilstm_attn", "bigru_attn"] {
+        check_int8(head);
     }
 }
 
@@ -99,7 +131,7 @@ fn an_exported_directory_opens_and_keeps_its_golden_answers() {
     let path = export::export(&run, options).unwrap();
 
     let model = ModelDir::open(&path).unwrap();
-    let golden = model.golden().unwrap();
+    let golden = model.golden(Variant::F32).unwrap();
     let manifest = &model.manifest;
     let tokenizer = Tokenizer::from_file(&model.file("tokenizer.json"), manifest.unit, manifest.max_length).unwrap();
     let mut session = common::session(&model.file("model.onnx"));
