@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use vitag_trainer::config::{self, Config};
 use vitag_trainer::evaluate::{self, Part};
-use vitag_trainer::export::{self, Options};
+use vitag_trainer::export::{self, Int8, Options};
 use vitag_trainer::finetune::{self, Paths};
 use vitag_trainer::run::Run;
 use vitag_trainer::{checkpoint, pretrain, shards, vocab};
@@ -171,7 +171,9 @@ struct EvaluateArgs {
 }
 
 #[derive(Args)]
-#[command(after_help = "Example:\n  vitag-trainer export --run run --texts configs/golden.txt --models models")]
+#[command(after_help = "Examples:
+  vitag-trainer export --run run --texts configs/golden.txt --models models
+  vitag-trainer export --run run --texts configs/golden.txt --models models --int8 --data corpora")]
 struct ExportArgs {
     /// Folder of the run; it must hold the scores on the test data.
     #[arg(long, default_value = "run")]
@@ -185,6 +187,15 @@ struct ExportArgs {
     /// Commit of the code, for the manifest.
     #[arg(long)]
     git_commit: Option<String>,
+    /// Adds a graph in int8 and compares it on the development data; needs ONNX Runtime.
+    #[arg(long)]
+    int8: bool,
+    /// Folder of the corpora that the run's settings name; read with --int8.
+    #[arg(long, default_value = ".")]
+    data: PathBuf,
+    /// What int8 may cost a head of its development score, in points of a hundred.
+    #[arg(long, default_value_t = 0.5)]
+    max_int8_loss: f64,
 }
 
 fn main() -> ExitCode {
@@ -279,10 +290,15 @@ fn evaluate(args: &EvaluateArgs) -> Result<()> {
     Ok(())
 }
 
+#[expect(clippy::print_stdout, reason = "the table is the output of the command")]
 fn export(args: &ExportArgs) -> Result<()> {
     let run = Run::open(&args.run)?;
+    let int8 = args.int8.then_some(Int8 { data: &args.data, max_loss: args.max_int8_loss / 100.0 });
     let git_commit = args.git_commit.as_deref();
-    let dir = export::export(&run, Options { models: &args.models, texts: &args.texts, git_commit })?;
-    eprintln!("model in {}", dir.display());
+    let exported = export::export(&run, Options { models: &args.models, texts: &args.texts, git_commit, int8 })?;
+    if int8.is_some() {
+        println!("{}", export::agreement_table(&exported.agreement));
+    }
+    eprintln!("model in {}", exported.dir.display());
     Ok(())
 }

@@ -3,16 +3,18 @@
 mod common;
 
 use std::fs;
+use std::path::PathBuf;
 
 use ort::session::Session;
 use tch::Device;
 use tempfile::TempDir;
-use vitag::manifest::{ModelDir, Variant};
+use vitag::infer::{InferOptions, Runtime};
+use vitag::manifest::Variant;
 use vitag::pack::Packed;
-use vitag::tags;
-use vitag::tokenize::Tokenizer;
+use vitag::registry::Model;
 use vitag_trainer::evaluate::{self, Part};
-use vitag_trainer::export::{self, Options};
+use vitag_trainer::export::{self, Int8, Options};
+use vitag_trainer::finetune::{Paths, finetune};
 use vitag_trainer::model::Batch;
 use vitag_trainer::run::Run;
 use vitag_trainer::{fit, graph, model};
@@ -111,46 +113,74 @@ fn a_bigru_attn_head_gives_the_logits_of_libtorch_in_any_batch() {
     check_graph("bigru_attn");
 }
 
-#[test]
-fn an_exported_directory_opens_and_keeps_its_golden_answers() {
-    let dir = TempDir::new().unwrap();
-    let run = common::random_run(&dir, common::BIGRU);
+/// A run that can be exported: with weights and scores.
+fn exportable(dir: &TempDir) -> (Run, PathBuf) {
+    let run = common::random_run(dir, common::BIGRU);
     fit::save(&run.dir.join(fit::BEST), &model::variables(&run.store)).unwrap();
-    let report = evaluate::Report {
-        model: "tiny".into(),
-        version: "0.0.1".into(),
-        seed: 7,
-        part: Part::Test,
-        results: Vec::new(),
-    };
-    report.write(&run.dir).unwrap();
+    let (model, version) = ("tiny".into(), "0.0.1".into());
+    evaluate::Report { model, version, seed: 7, part: Part::Test, results: Vec::new() }.write(&run.dir).unwrap();
     let texts = dir.path().join("texts.txt");
     // One line is longer than the window of 64 tokens.
     fs::write(&texts, format!("Bà Lan ở Huế. Trời mưa!\n{}\n", "Ông An đi chợ mua cá , ".repeat(12))).unwrap();
-    let options = Options { models: &dir.path().join("models"), texts: &texts, git_commit: Some("abc") };
-    let path = export::export(&run, options).unwrap();
+    (run, texts)
+}
 
-    let model = ModelDir::open(&path).unwrap();
-    let golden = model.golden(Variant::F32).unwrap();
-    let manifest = &model.manifest;
-    let tokenizer = Tokenizer::from_file(&model.file("tokenizer.json"), manifest.unit, manifest.max_length).unwrap();
-    let mut session = common::session(&model.file("model.onnx"));
-    for case in &golden.cases {
-        let tokens = tokenizer.tokenize(&case.text, None).unwrap();
-        for head in &manifest.heads {
-            let labels = head.labels().unwrap();
-            let windows: Vec<Vec<f32>> = tokens
-                .windows
-                .iter()
-                .map(|window| common::run_onnx(&mut session, &Packed::new([window]), &head.output))
-                .collect();
-            let logits = tags::stitch(&tokens, &windows, labels.count());
-            let expected = &case.heads[&head.name];
-            assert!(common::distance(&expected.logits.concat(), &logits) <= golden.tolerance);
-            let best = labels.best_by_sentence(&tokens.sentences, &logits);
-            let names: Vec<&String> = best.iter().map(|&label| &labels.names()[label]).collect();
-            assert_eq!(names, expected.tags.iter().collect::<Vec<_>>());
-        }
+#[test]
+fn an_exported_directory_opens_and_keeps_its_golden_answers() {
+    let _alone = common::alone();
+    let dir = TempDir::new().unwrap();
+    let (run, texts) = exportable(&dir);
+    let models = dir.path().join("models");
+    let options = Options { models: &models, texts: &texts, git_commit: Some("abc"), int8: None };
+    let path = export::export(&run, options).unwrap().dir;
+
+    let model = Model::load(&path, Variant::F32).unwrap();
+    model.session(&Runtime::load(None).unwrap(), &InferOptions::default()).unwrap();
+    let golden = model.dir.golden(Variant::F32).unwrap();
+    assert!(golden.cases.iter().any(|case| model.tokenizer.tokenize(&case.text, None).unwrap().windows.len() > 1));
+    let none = Model::load(&path, Variant::Int8).unwrap_err().to_string();
+    assert!(none.contains("lists no \"model.int8.onnx\""), "{none}");
+}
+
+/// A run on the fixtures, trained far enough to be sure of its labels.
+fn trained(dir: &TempDir) -> Run {
+    let out = dir.path().join("trained");
+    let tokenizer = common::tokenizer(dir.path());
+    let paths = Paths { data: &common::fixtures(), tokenizer: Some(&tokenizer), out: &out };
+    finetune(common::config(common::BIGRU, 12), paths, false).unwrap();
+    let run = Run::open(&out).unwrap();
+    evaluate::evaluate(&run, &common::fixtures(), Part::Test).unwrap().write(&out).unwrap();
+    run
+}
+
+#[test]
+fn a_model_in_int8_is_compared_served_and_refused_over_its_price() {
+    let _alone = common::alone();
+    let dir = TempDir::new().unwrap();
+    let run = trained(&dir);
+    let texts = dir.path().join("texts.txt");
+    fs::write(&texts, "Bà Lan ở Huế. Trời mưa!\n").unwrap();
+    let (models, data) = (dir.path().join("models"), common::fixtures());
+    let export = |max_loss: f64| {
+        let int8 = Some(Int8 { data: &data, max_loss });
+        export::export(&run, Options { models: &models, texts: &texts, git_commit: None, int8 })
+    };
+    // Less than nothing: even an equal score is refused.
+    let refused = format!("{:#}", export(-0.5).unwrap_err());
+    assert!(refused.contains("points of its development score, --max-int8-loss allows -50.00"), "{refused}");
+    assert!(!models.join("tiny/0.0.1").exists());
+
+    let exported = export(0.1).unwrap();
+    for agreement in &exported.agreement {
+        assert!(agreement.argmax > 0.95, "{agreement:?}");
     }
-    assert!(golden.cases.iter().any(|case| tokenizer.tokenize(&case.text, None).unwrap().windows.len() > 1));
+    let runtime = Runtime::load(None).unwrap();
+    for variant in [Variant::F32, Variant::Int8] {
+        let model = Model::load(&exported.dir, variant).unwrap();
+        model.session(&runtime, &InferOptions::default()).unwrap();
+    }
+    let size = |name: &str| fs::metadata(exported.dir.join(name)).unwrap().len();
+    assert!(size("model.int8.onnx") < size("model.onnx"));
+    let card = fs::read_to_string(exported.dir.join("README.md")).unwrap();
+    assert!(card.contains("## int8") && card.contains("| pos | "), "{card}");
 }

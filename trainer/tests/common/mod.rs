@@ -2,12 +2,12 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ort::environment::Environment;
 use ort::session::Session;
 use ort::value::TensorRef;
 use tempfile::TempDir;
+use vitag::infer::Runtime;
 use vitag::pack::Packed;
 use vitag::tags::{Labels, Scheme};
 use vitag::tokenize::Window;
@@ -125,19 +125,10 @@ pub(crate) fn windows(lengths: &[u32]) -> Vec<Window> {
     lengths.iter().enumerate().map(window).collect()
 }
 
-/// A session of ONNX Runtime: the real library, from `ORT_DYLIB_PATH` or the folder that the set-up fills.
+/// A session of the real ONNX Runtime.
 pub(crate) fn session(model: &Path) -> Session {
-    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
-    let environment = ENVIRONMENT.get_or_init(|| {
-        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-        let cache = variable("VITAG_CACHE")
-            .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("vitag")))
-            .or_else(|| Some(variable("HOME")?.join(".cache/vitag")));
-        let installed = || Some(cache?.join("onnxruntime/1.31.1/libonnxruntime.so"));
-        let library = variable("ORT_DYLIB_PATH").or_else(installed).expect("a home folder");
-        ort::init_from(library).unwrap().with_telemetry(false).build().unwrap()
-    });
-    let builder = Session::builder(environment).unwrap();
+    let runtime = Runtime::load(None).unwrap();
+    let builder = Session::builder(runtime.environment()).unwrap();
     builder.with_intra_threads(1).unwrap().commit_from_file(model).unwrap()
 }
 
