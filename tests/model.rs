@@ -208,3 +208,9 @@ fn an_answer_does_not_depend_on_the_company_in_its_batch() {
         }
     }
 }
+
+#[test]
+fn a_variant_that_the_model_lacks_is_refused() {
+    let error = Model::load(&model::original(), Variant::Int8).unwrap_err().to_string();
+    assert!(error.contains("the manifest lists no \"model.int8.onnx\""), "{error}");
+}
