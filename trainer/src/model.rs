@@ -66,7 +66,7 @@ impl Batch {
         }
     }
 
-    /// The same sequences with other tokens, [T].
+    /// The same sequences with other tokens, \[T\].
     pub fn with_ids(&self, input_ids: Tensor) -> Self {
         let same = Tensor::shallow_clone;
         Self {

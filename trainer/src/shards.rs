@@ -1,6 +1,6 @@
 //! A tokenised corpus on disk: text cut and looked up once, then mapped into memory however large it is.
 //!
-//! A shard is one file, little-endian: a header of 64 bytes ([`Header`]), the end of every sentence in tokens (u32), the
+//! A shard is one file, little-endian: a header of 64 bytes, the end of every sentence in tokens (u32), the
 //! token ids (u16 or u32), and one bit a token that says whether a syllable begins there. A sentence without tokens
 //! ends a document. The header names the tokenizer by its hash, so that a corpus is never read with another one.
 

@@ -54,7 +54,7 @@ impl Discriminator {
         }
     }
 
-    /// States [T, H] to the logits [T] of being replaced.
+    /// States [T, H] to the logits \[T\] of being replaced.
     pub fn forward(&self, states: &Tensor) -> Tensor {
         self.output.forward(&self.dense.forward(states).gelu("none")).squeeze_dim(1)
     }

@@ -61,7 +61,7 @@ fn draw(logits: &Tensor) -> Tensor {
     tch::no_grad(|| logits.detach().softmax(-1, Kind::Float).multinomial(1, true).squeeze_dim(1))
 }
 
-/// The text [T] with guesses [M] in the `rows` that were masked, and whether each token now differs from the original.
+/// The text \[T\] with guesses \[M\] in the `rows` that were masked, and whether each token now differs from the original.
 pub fn replace(masked: &Tensor, rows: &Tensor, originals: &Tensor, guesses: &Tensor) -> (Tensor, Tensor) {
     let original = masked.scatter(0, rows, originals);
     let ids = masked.scatter(0, rows, guesses);
@@ -69,7 +69,7 @@ pub fn replace(masked: &Tensor, rows: &Tensor, originals: &Tensor, guesses: &Ten
     (ids, replaced)
 }
 
-/// L_RTD of logits [T] of being replaced.
+/// L_RTD of logits \[T\] of being replaced.
 pub fn detection_loss(logits: &Tensor, replaced: &Tensor) -> Tensor {
     let target = replaced.to_kind(Kind::Float);
     logits.binary_cross_entropy_with_logits::<Tensor>(&target, None, None, tch::Reduction::Mean)

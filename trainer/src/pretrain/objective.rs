@@ -78,7 +78,7 @@ impl Filled {
 }
 
 impl Detected {
-    /// Adds tokens: logits [T] of being replaced, and whether they are.
+    /// Adds tokens: logits \[T\] of being replaced, and whether they are.
     pub fn add(&mut self, logits: &Tensor, replaced: &Tensor) {
         let count = |which: &Tensor| which.sum(Kind::Double).double_value(&[]);
         let found = logits.gt(0.0);
