@@ -130,11 +130,15 @@ impl Parameter {
         if !gradient.defined() {
             return; // no head in this batch used it
         }
-        let _ = self.mean.g_mul_scalar_(BETA1).g_add_(&(&gradient * (1.0 - BETA1)));
-        let _ = self.square.g_mul_scalar_(BETA2).g_add_(&(gradient.square() * (1.0 - BETA2)));
-        let direction = (&self.mean / first) / ((&self.square / second).sqrt() + settings.epsilon);
-        let decay = if self.value.dim() > 1 { settings.weight_decay } else { 0.0 };
-        let _ = self.value.g_mul_scalar_(1.0 - learning_rate * decay).g_sub_(&(direction * learning_rate));
+        // In place where it can be: on a CPU the step costs as many passes over memory as there are operations.
+        let _ = self.mean.lerp_(&gradient, 1.0 - BETA1);
+        let _ = self.square.lerp_(&gradient.square(), 1.0 - BETA2);
+        let mut size = (&self.square / second).sqrt_();
+        let direction = &self.mean / size.g_add_scalar_(settings.epsilon);
+        if self.value.dim() > 1 && settings.weight_decay > 0.0 {
+            let _ = self.value.g_mul_scalar_(1.0 - learning_rate * settings.weight_decay);
+        }
+        let _ = self.value.g_sub_(&(direction * (learning_rate / first)));
     }
 }
 
