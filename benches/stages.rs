@@ -9,6 +9,7 @@ use vitag::batch::{BatchOptions, Batcher};
 use vitag::decode::{DecodeOptions, Document, decode};
 use vitag::encode::{EncodeOptions, annotate, encode};
 use vitag::infer::{InferOptions, Logits, Runtime, Session};
+use vitag::manifest::Variant;
 use vitag::pack::Packed;
 use vitag::record::{Partition, Position};
 use vitag::registry::Model;
@@ -27,7 +28,7 @@ struct Bench {
 impl Bench {
     fn load() -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/vi-tagger/0.1.0");
-        let model = Model::load(&path).expect("the bundled model");
+        let model = Model::load(&path, Variant::F32).expect("the bundled model");
         let runtime = Runtime::load(None).expect("ONNX Runtime: run `make setup`");
         let session = model.session(&runtime, &InferOptions::default()).expect("a session");
         let options = DecodeOptions::default();

@@ -201,7 +201,7 @@ pub fn annotate(
             name: manifest.name.clone(),
             version: manifest.version.clone(),
             sha256: model.dir.sha256.clone(),
-            variant: "f32".to_owned(),
+            variant: model.variant.to_string(),
         },
         text: text.to_owned(),
         offset_unit,

@@ -41,7 +41,7 @@ pub mod dlq;
 pub mod encode;
 #[cfg(feature = "worker")]
 pub mod fault;
-#[cfg(feature = "worker")]
+#[cfg(feature = "infer")]
 pub mod infer;
 #[cfg(feature = "worker")]
 pub mod kafka;
@@ -50,7 +50,7 @@ pub mod pack;
 #[cfg(feature = "worker")]
 pub mod pipeline;
 pub mod record;
-#[cfg(feature = "worker")]
+#[cfg(feature = "infer")]
 pub mod registry;
 #[cfg(feature = "worker")]
 pub mod schema;

@@ -1,6 +1,7 @@
 //! A model directory: what `manifest.json` says of it, and the check that it is so.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -208,32 +209,84 @@ impl ModelDir {
         self.path.join(name)
     }
 
-    /// Reads `golden.json`.
+    /// Reads the golden answers of a variant.
     ///
     /// # Errors
-    /// When it is not there or not of its form.
-    pub fn golden(&self) -> Result<Golden, ManifestError> {
-        read_json(&self.file(GOLDEN))
+    /// When they are not there or not of their form.
+    pub fn golden(&self, variant: Variant) -> Result<Golden, ManifestError> {
+        read_json(&self.file(variant.golden()))
+    }
+
+    /// Checks that the directory holds a variant.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn has(&self, variant: Variant) -> Result<(), ManifestError> {
+        self.manifest.requires(&[variant.graph(), variant.golden()])
     }
 }
 
-/// The graph.
+/// The graph in f32.
 pub const MODEL: &str = "model.onnx";
+/// The graph in int8.
+pub const MODEL_INT8: &str = "model.int8.onnx";
 /// The tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
-/// Inputs and their expected answers.
+/// Inputs and the answers expected of the graph in f32.
 pub const GOLDEN: &str = "golden.json";
+/// Inputs and the answers expected of the graph in int8.
+pub const GOLDEN_INT8: &str = "golden.int8.json";
+
+/// What the weights of a graph are. Every model has one in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "worker", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// 32-bit floats: a result does not depend on the batch it is computed in.
+    #[default]
+    F32,
+    /// 8-bit integers in the matrix products of the encoder: faster on a CPU, and a little less exact.
+    Int8,
+}
+
+impl Variant {
+    /// The file of its graph.
+    pub fn graph(self) -> &'static str {
+        match self {
+            Self::F32 => MODEL,
+            Self::Int8 => MODEL_INT8,
+        }
+    }
+
+    /// The file of its golden answers.
+    pub fn golden(self) -> &'static str {
+        match self {
+            Self::F32 => GOLDEN,
+            Self::Int8 => GOLDEN_INT8,
+        }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Int8 => "int8",
+        })
+    }
+}
 
 impl Manifest {
+    fn requires(&self, files: &[&'static str]) -> Result<(), ManifestError> {
+        let missing = files.iter().find(|&&file| !self.files.contains_key(file));
+        missing.map_or(Ok(()), |file| Err(ManifestError::NotListed(file)))
+    }
+
     fn validate(&self) -> Result<(), ManifestError> {
         if self.schema_version != SCHEMA_VERSION {
             return Err(ManifestError::SchemaVersion(self.schema_version));
         }
-        for required in [MODEL, TOKENIZER, GOLDEN] {
-            if !self.files.contains_key(required) {
-                return Err(ManifestError::NotListed(required));
-            }
-        }
+        self.requires(&[MODEL, TOKENIZER, GOLDEN])?;
         for name in self.files.keys() {
             let mut components = Path::new(name).components();
             if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::infer::{InferError, InferOptions, Logits, Runtime, Session, SessionError};
-use crate::manifest::{GOLDEN, GoldenCase, Head, MODEL, ManifestError, ModelDir, TOKENIZER, Task};
+use crate::manifest::{GoldenCase, Head, ManifestError, ModelDir, TOKENIZER, Task, Variant};
 use crate::record::Reject;
 use crate::tags::{Labels, stitch};
 use crate::tokenize::{Tokenizer, TokenizerError};
@@ -17,6 +17,8 @@ pub struct Model {
     pub tokenizer: Tokenizer,
     /// The labels of every head, in the order of the manifest.
     pub labels: Vec<Labels>,
+    /// Which of its graphs is served.
+    pub variant: Variant,
 }
 
 /// A model cannot be served.
@@ -29,24 +31,35 @@ pub enum ModelError {
     #[error("{TOKENIZER}: {0}")]
     Tokenizer(#[from] TokenizerError),
     /// No session can be opened on it.
-    #[error("{MODEL}: {0}")]
-    Session(#[from] SessionError),
+    #[error("{}: {source}", variant.graph())]
+    Session {
+        /// Of which graph.
+        variant: Variant,
+        /// Why not.
+        source: SessionError,
+    },
     /// It gives other answers than its golden set.
-    #[error("{GOLDEN}: {0}")]
-    Golden(String),
+    #[error("{}: {reason}", variant.golden())]
+    Golden {
+        /// Of which graph.
+        variant: Variant,
+        /// How they differ.
+        reason: String,
+    },
 }
 
 impl Model {
     /// Loads the model in `path`, with every hash verified.
     ///
     /// # Errors
-    /// When a file is missing, altered, or not of its form.
-    pub fn load(path: &Path) -> Result<Self, ModelError> {
+    /// When a file is missing, altered, or not of its form, or the model has no such variant.
+    pub fn load(path: &Path, variant: Variant) -> Result<Self, ModelError> {
         let dir = ModelDir::open(path)?;
+        dir.has(variant)?;
         let manifest = &dir.manifest;
         let tokenizer = Tokenizer::from_file(&dir.file(TOKENIZER), manifest.unit, manifest.max_length)?;
         let labels = manifest.heads.iter().map(Head::labels).collect::<Result<_, _>>()?;
-        Ok(Self { dir, tokenizer, labels })
+        Ok(Self { dir, tokenizer, labels, variant })
     }
 
     /// Opens a session and runs the golden set on it.
@@ -54,14 +67,22 @@ impl Model {
     /// # Errors
     /// When the graph is not what the manifest says, or an answer differs from the golden one.
     pub fn session(&self, runtime: &Runtime, options: &InferOptions) -> Result<Session, ModelError> {
-        let mut session = Session::open(runtime, self, options)?;
+        let mut session = self.unproven_session(runtime, options)?;
         self.prove(&mut session)?;
         Ok(session)
     }
 
+    /// Opens a session that may give other answers than the golden set; for whoever makes that.
+    ///
+    /// # Errors
+    /// When the graph is not what the manifest says.
+    pub fn unproven_session(&self, runtime: &Runtime, options: &InferOptions) -> Result<Session, ModelError> {
+        Session::open(runtime, self, options).map_err(|source| ModelError::Session { variant: self.variant, source })
+    }
+
     /// Path of the graph.
     pub fn graph(&self) -> PathBuf {
-        self.dir.file(MODEL)
+        self.dir.file(self.variant.graph())
     }
 
     /// The head of a task, with its place among the heads.
@@ -71,13 +92,14 @@ impl Model {
     }
 
     fn prove(&self, session: &mut Session) -> Result<(), ModelError> {
-        let golden = self.dir.golden()?;
+        let golden = self.dir.golden(self.variant)?;
+        let failed = |reason| ModelError::Golden { variant: self.variant, reason };
         if golden.cases.is_empty() {
-            return Err(ModelError::Golden("there are no cases, so nothing is proven".to_owned()));
+            return Err(failed("there are no cases, so nothing is proven".to_owned()));
         }
         for case in &golden.cases {
             self.prove_case(session, case, golden.tolerance)
-                .map_err(|reason| ModelError::Golden(format!("{:?}: {reason}", shorten(&case.text))))?;
+                .map_err(|reason| failed(format!("{:?}: {reason}", shorten(&case.text))))?;
         }
         Ok(())
     }

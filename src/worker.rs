@@ -55,7 +55,7 @@ impl Loaded {
     pub fn new(settings: &Settings) -> Result<Self, WorkerError> {
         let path = &settings.model.path;
         let refused = |source| WorkerError::Model { path: path.display().to_string(), source };
-        let model = Model::load(path).map_err(refused)?;
+        let model = Model::load(path, settings.model.variant).map_err(refused)?;
         let runtime = Runtime::load(settings.model.runtime_library.as_deref())?;
         let options = InferOptions { device: settings.model.device, threads: settings.lanes.threads };
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -64,7 +64,7 @@ impl Loaded {
         let sessions = sessions.map_err(refused)?;
         let manifest = &model.dir.manifest;
         tracing::info!(
-            model = manifest.name, version = manifest.version, device = %sessions[0].device(), lanes,
+            model = manifest.name, version = manifest.version, variant = %model.variant, device = %sessions[0].device(), lanes,
             runtime = %runtime.library.display(), "model loaded"
         );
         Ok(Self { model, sessions })

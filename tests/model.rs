@@ -12,6 +12,7 @@ use model::Copy;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vitag::infer::{Device, InferOptions, Runtime};
+use vitag::manifest::Variant;
 use vitag::registry::Model;
 use vitag::tokenize::Window;
 
@@ -190,7 +191,7 @@ const TOLERANCE: f32 = 1e-5;
 
 #[test]
 fn an_answer_does_not_depend_on_the_company_in_its_batch() {
-    let model = Model::load(&model::original()).unwrap();
+    let model = Model::load(&model::original(), Variant::F32).unwrap();
     let runtime = Runtime::load(None).unwrap();
     let mut session = model.session(&runtime, &InferOptions { device: Device::Cpu, threads: 1 }).unwrap();
     let window = |text: &str| model.tokenizer.tokenize(text, None).unwrap().windows.remove(0);
@@ -206,4 +207,10 @@ fn an_answer_does_not_depend_on_the_company_in_its_batch() {
             assert_eq!(labels.best(alone), labels.best(among), "place {place}");
         }
     }
+}
+
+#[test]
+fn a_variant_that_the_model_lacks_is_refused() {
+    let error = Model::load(&model::original(), Variant::Int8).unwrap_err().to_string();
+    assert!(error.contains("the manifest lists no \"model.int8.onnx\""), "{error}");
 }

@@ -13,6 +13,7 @@ use super::secret::{Properties, Secret};
 use crate::decode::{self, DecodeOptions};
 use crate::encode::OffsetUnit;
 use crate::infer::Device;
+use crate::manifest::Variant;
 use crate::telemetry::LogFormat;
 
 /// A day, the longest time a timeout may have.
@@ -222,6 +223,8 @@ impl Default for Kafka {
 pub struct Model {
     /// Directory of the model, the one with its `manifest.json`.
     pub path: PathBuf,
+    /// Which of its graphs runs.
+    pub variant: Variant,
     /// Where it runs: `auto`, `cpu`, `cuda:N` or `tensorrt:N`; a device that is named and missing is an error.
     #[schemars(with = "String")]
     pub device: Device,
@@ -232,7 +235,12 @@ pub struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        Self { path: "models/vi-tagger/0.1.0".into(), device: Device::default(), runtime_library: None }
+        Self {
+            path: "models/vi-tagger/0.1.0".into(),
+            variant: Variant::default(),
+            device: Device::default(),
+            runtime_library: None,
+        }
     }
 }
 

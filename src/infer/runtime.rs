@@ -59,7 +59,8 @@ impl Runtime {
         Ok(runtime)
     }
 
-    pub(super) fn environment(&self) -> &Environment {
+    /// What sessions are built in.
+    pub fn environment(&self) -> &Environment {
         &self.environment
     }
 }

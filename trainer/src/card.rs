@@ -6,9 +6,10 @@ use vitag::manifest::{Manifest, Task};
 
 use crate::checkpoint::Description;
 use crate::evaluate::{self, Report};
+use crate::export::{self, Agreement};
 
 /// `README.md`.
-pub fn readme(manifest: &Manifest, encoder: &Description, report: &Report) -> String {
+pub fn readme(manifest: &Manifest, encoder: &Description, report: &Report, agreement: &[Agreement]) -> String {
     let (name, version, licence) = (&manifest.name, &manifest.version, &manifest.licence);
     let sizes = &encoder.sizes;
     let table = evaluate::table(&report.results);
@@ -48,7 +49,7 @@ say how well the model follows that annotation.
 ## Data
 
 {data}
-## Use
+{int8}## Use
 
 `vitag` reads this directory as it is. `model.onnx` is a packed graph: inputs `input_ids`, `position_ids`, \
 `pad_index`, `unpad_index`, `lengths` and `word_index`, outputs one row of logits for every syllable or punctuation \
@@ -75,6 +76,23 @@ media, speech, dialect and text without tone marks. Names of people and bodies t
         origin = encoder.origin,
         seed = report.seed,
         data = data(manifest),
+        int8 = int8(agreement),
+    )
+}
+
+fn int8(agreement: &[Agreement]) -> String {
+    if agreement.is_empty() {
+        return String::new();
+    }
+    let table = export::agreement_table(agreement);
+    format!(
+        "## int8
+
+`model.int8.onnx` multiplies the matrices of the encoder in 8-bit integers; each row of activations has a scale of its \
+own, so that a result depends on its batch mates by rounding alone. On the development data, beside `model.onnx`:
+
+{table}
+"
     )
 }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 use tch::nn::VarStore;
 
-use crate::config::Sizes;
+use crate::config::{self, Sizes};
 use crate::files;
 use crate::model::{self, Encoder};
 
@@ -130,5 +130,37 @@ impl Checkpoint {
         let pieces = pieces(&self.tokenizer).context(TOKENIZER)?;
         ensure!(pieces == *vocabulary, "{TOKENIZER} has {pieces} pieces, {DESCRIPTION} says {vocabulary}");
         Ok(())
+    }
+}
+
+/// What a run begins with.
+#[derive(Debug)]
+pub struct Start {
+    /// The encoder.
+    pub description: Description,
+    /// The text of its `tokenizer.json`.
+    pub tokenizer: Vec<u8>,
+    /// Its weights, if they are not random.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+impl Start {
+    /// Reads the encoder directory that the settings name, or the tokenizer for an encoder with random weights:
+    /// `tokenizer`, or `tokenizer.json` here.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a tokenizer is given for an encoder that brings its own.
+    pub fn new(encoder: &config::Encoder, tokenizer: Option<&Path>) -> Result<Self> {
+        if let Some(from) = &encoder.from {
+            ensure!(tokenizer.is_none(), "--tokenizer: leave it out, {} has its own", from.display());
+            let checkpoint = Checkpoint::read(from)?;
+            let (description, tokenizer) = (checkpoint.description.clone(), checkpoint.tokenizer.clone());
+            return Ok(Self { description, tokenizer, checkpoint: Some(checkpoint) });
+        }
+        let path = tokenizer.unwrap_or(Path::new(TOKENIZER));
+        let sizes = encoder.sizes.clone().context("encoder.sizes: missing")?;
+        let tokenizer = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let description = Description::random(sizes, &tokenizer).with_context(|| path.display().to_string())?;
+        Ok(Self { description, tokenizer, checkpoint: None })
     }
 }

@@ -39,7 +39,7 @@ pub struct Model {
 }
 
 /// The encoder: its sizes, or where a pretrained one is.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Encoder {
     /// An encoder directory to start from, which also gives the sizes and the tokenizer.
@@ -225,7 +225,11 @@ impl Config {
 }
 
 impl Encoder {
-    fn validate(&self) -> Result<()> {
+    /// Checks that there is one way to make it.
+    ///
+    /// # Errors
+    /// When there is none or two, or a value makes no sense; the message names the key.
+    pub fn validate(&self) -> Result<()> {
         match (&self.from, &self.sizes) {
             (None, None) => bail!("encoder: it needs \"from\", a pretrained encoder, or its sizes in [encoder.sizes]"),
             (Some(_), Some(_)) => bail!("encoder.sizes: leave them out, encoder.from gives them"),
@@ -297,7 +301,8 @@ impl Head {
     }
 }
 
-fn probability(key: &str, value: f64) -> Result<()> {
+/// Checks that a value is one, and not one that is always met.
+pub(crate) fn probability(key: &str, value: f64) -> Result<()> {
     ensure!((0.0..1.0).contains(&value), "{key}: {value} must be at least 0 and less than 1");
     Ok(())
 }

@@ -11,6 +11,7 @@ use vitag::manifest::Task;
 use vitag::pack::Packed;
 use vitag::score::{Accuracy, Counts, Labelled, Spans};
 use vitag::tags::{self, Labels};
+use vitag::tokenize::Window;
 
 use crate::data::{Corpus, Example};
 use crate::files;
@@ -149,32 +150,50 @@ pub fn evaluate(run: &Run, data: &Path, part: Part) -> Result<Report> {
 
 /// The best labels of every example under the scheme, by one head of the model.
 pub fn predict(run: &Run, head: usize, examples: &[Example]) -> Vec<Vec<usize>> {
-    let labels = &run.labels[head];
-    let logits = window_logits(run, head, examples);
+    best(&run.labels[head], examples, &window_logits(run, head, examples))
+}
+
+/// The best labels of every example under the scheme, from the logits of its windows.
+pub fn best(labels: &Labels, examples: &[Example], logits: &[Vec<Vec<f32>>]) -> Vec<Vec<usize>> {
     let best = |(example, windows): (&Example, &Vec<Vec<f32>>)| {
         labels.best(&tags::stitch(&example.tokens, windows, labels.count()))
     };
-    examples.iter().zip(&logits).map(best).collect()
+    examples.iter().zip(logits).map(best).collect()
 }
 
 /// Logits of one head for every window of every example, row-major [units, labels].
 pub fn window_logits(run: &Run, head: usize, examples: &[Example]) -> Vec<Vec<Vec<f32>>> {
     let width = run.labels[head].count();
-    let mut logits: Vec<Vec<Vec<f32>>> =
-        examples.iter().map(|example| vec![Vec::new(); example.tokens.windows.len()]).collect();
+    let logits = by_window(examples, |windows| {
+        let packed = Packed::new(windows.iter().copied());
+        let rows = run.tagger.predict(&Batch::new(&packed, run.store.device()), head).view([-1]);
+        let mut rows = Vec::<f32>::try_from(&rows).expect("logits are floats").into_iter();
+        let mut of_window = |window: &&Window| rows.by_ref().take(window.units.len() * width).collect();
+        Ok(windows.iter().map(&mut of_window).collect())
+    });
+    logits.expect("libtorch always answers")
+}
+
+/// What `answer` gives for every window of every example; it is asked in batches of windows of like length.
+///
+/// # Errors
+/// As `answer`.
+pub fn by_window<T: Clone + Default>(
+    examples: &[Example],
+    mut answer: impl FnMut(&[&Window]) -> Result<Vec<T>>,
+) -> Result<Vec<Vec<T>>> {
+    let mut answers: Vec<Vec<T>> =
+        examples.iter().map(|example| vec![T::default(); example.tokens.windows.len()]).collect();
     let windows = |i: usize| (0..examples[i].tokens.windows.len()).map(move |j| (i, j));
     let mut order: Vec<(usize, usize)> = (0..examples.len()).flat_map(windows).collect();
     order.sort_by_key(|&(i, j)| examples[i].tokens.windows[j].ids.len());
     for places in order.chunks(BATCH) {
-        let packed = Packed::new(places.iter().map(|&(i, j)| &examples[i].tokens.windows[j]));
-        let rows = run.tagger.predict(&Batch::new(&packed, run.store.device()), head).view([-1]);
-        let mut rows = Vec::<f32>::try_from(&rows).expect("logits are floats").into_iter();
-        for &(i, j) in places {
-            let units = examples[i].tokens.windows[j].units.len();
-            logits[i][j] = rows.by_ref().take(units * width).collect();
+        let windows: Vec<&Window> = places.iter().map(|&(i, j)| &examples[i].tokens.windows[j]).collect();
+        for (&(i, j), found) in places.iter().zip(answer(&windows)?) {
+            answers[i][j] = found;
         }
     }
-    logits
+    Ok(answers)
 }
 
 /// Scores the labels that a tagger chose.

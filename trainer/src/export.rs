@@ -8,7 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use vitag::manifest::{self, FileEntry, GOLDEN, Golden, GoldenCase, GoldenHead, MODEL, Manifest, TOKENIZER};
+use vitag::manifest::{
+    self, FileEntry, GOLDEN, GOLDEN_INT8, Golden, GoldenCase, GoldenHead, MODEL, MODEL_INT8, Manifest, TOKENIZER,
+    Variant,
+};
 use vitag::tags;
 
 use crate::card;
@@ -16,6 +19,10 @@ use crate::data::Example;
 use crate::evaluate::{self, Part, Report};
 use crate::run::Run;
 use crate::{files, graph, onnx};
+
+mod int8;
+
+pub use int8::{Agreement, Int8, agreement_table};
 
 /// Greatest difference that a golden logit may show on another machine or another build of ONNX Runtime.
 const TOLERANCE: f32 = 1e-3;
@@ -31,45 +38,88 @@ pub struct Options<'a> {
     pub texts: &'a Path,
     /// Commit of the code.
     pub git_commit: Option<&'a str>,
+    /// Whether the model gets a graph in int8 too, and at what price.
+    pub int8: Option<Int8<'a>>,
 }
 
-/// Writes the model directory and returns its path. The manifest comes last, so a directory that has one is whole.
+/// A model directory, and how its graphs compare where it has two.
+#[derive(Debug)]
+pub struct Exported {
+    /// The directory.
+    pub dir: PathBuf,
+    /// int8 beside f32, for each head.
+    pub agreement: Vec<Agreement>,
+}
+
+/// Writes the model directory, whole or not at all, in the place of one that is there.
 ///
 /// # Errors
-/// When the run was not evaluated on its test data, or a file cannot be written.
-pub fn export(run: &Run, options: Options) -> Result<PathBuf> {
+/// When the run was not evaluated on its test data, a file cannot be written, or int8 loses more than is allowed.
+pub fn export(run: &Run, options: Options) -> Result<Exported> {
     let settings = &run.config.model;
     let report = Report::read(&run.dir, Part::Test).context("evaluate the run on its test data before the export")?;
     let dir = options.models.join(&settings.name).join(&settings.version);
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    fs::create_dir_all(options.models.join(&settings.name))
+        .with_context(|| format!("cannot make {}", dir.display()))?;
+    let mut agreement = Vec::new();
+    files::replace_dir(&dir, |dir| {
+        agreement = fill(run, &options, &report, dir)?;
+        Ok(())
+    })?;
+    Ok(Exported { dir, agreement })
+}
 
-    let heads = heads(run);
-    let outputs: Vec<String> = heads.iter().map(|head| head.output.clone()).collect();
-    files::write_atomically(&dir.join(MODEL), &graph::build(&run.tagger, &settings.name, &outputs))?;
-    files::write_atomically(&dir.join(TOKENIZER), &fs::read(run.tokenizer_path())?)?;
+fn fill(run: &Run, options: &Options, report: &Report, dir: &Path) -> Result<Vec<Agreement>> {
+    let cases = Cases::read(run, options.texts)?;
+    write_graph(run, Variant::F32, dir)?;
+    fs::write(dir.join(TOKENIZER), fs::read(run.tokenizer_path())?)?;
     files::write_json(&dir.join(CONFIG), &hugging_face_config(run))?;
-    let golden = golden(run, options.texts)?;
-    files::write_atomically(&dir.join(GOLDEN), &serde_json::to_vec(&golden)?)?;
+    let golden = cases.golden(run, TOLERANCE, |head| evaluate::window_logits(run, head, &cases.examples));
+    write_golden(dir, Variant::F32, &golden)?;
 
-    let manifest = Manifest {
+    let mut manifest = manifest(run, options);
+    let mut names = vec![MODEL, TOKENIZER, GOLDEN, CONFIG];
+    let mut agreement = Vec::new();
+    if let Some(int8) = &options.int8 {
+        agreement = int8.write(run, &manifest, &cases, dir)?;
+        names.extend([MODEL_INT8, GOLDEN_INT8]);
+    }
+    manifest.files = names.into_iter().map(|name| entry(dir, name)).collect::<Result<_>>()?;
+    files::write_json(&dir.join("metrics.json"), report)?;
+    let card = card::readme(&manifest, &run.encoder, report, &agreement);
+    fs::write(dir.join("README.md"), card)?;
+    fs::write(dir.join("LICENSE"), card::licence(&manifest))?;
+    files::write_json(&dir.join("manifest.json"), &manifest)?;
+    Ok(agreement)
+}
+
+fn write_graph(run: &Run, variant: Variant, dir: &Path) -> Result<()> {
+    let outputs: Vec<String> = heads(run).into_iter().map(|head| head.output).collect();
+    Ok(fs::write(dir.join(variant.graph()), graph::build(&run.tagger, variant, &run.config.model.name, &outputs))?)
+}
+
+fn write_golden(dir: &Path, variant: Variant, golden: &Golden) -> Result<()> {
+    Ok(fs::write(dir.join(variant.golden()), serde_json::to_vec(golden)?)?)
+}
+
+/// The manifest, before the files.
+fn manifest(run: &Run, options: &Options) -> Manifest {
+    let settings = &run.config.model;
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0).expect("zero is a nanosecond");
+    Manifest {
         schema_version: manifest::SCHEMA_VERSION,
         name: settings.name.clone(),
         version: settings.version.clone(),
-        created: OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?,
+        created: now.format(&Rfc3339).expect("this year has four digits"),
         unit: run.tokenizer.unit(),
         max_length: run.encoder.sizes.max_length,
         opset: onnx::OPSET,
-        heads,
-        files: [MODEL, TOKENIZER, GOLDEN, CONFIG].into_iter().map(|name| entry(&dir, name)).collect::<Result<_>>()?,
+        heads: heads(run),
+        files: BTreeMap::new(),
         training_data: settings.data.clone(),
         licence: settings.licence.clone(),
         git_commit: options.git_commit.map(str::to_owned),
-    };
-    files::write_json(&dir.join("metrics.json"), &report)?;
-    files::write_atomically(&dir.join("README.md"), card::readme(&manifest, &run.encoder, &report).as_bytes())?;
-    files::write_atomically(&dir.join("LICENSE"), card::licence(&manifest).as_bytes())?;
-    files::write_json(&dir.join("manifest.json"), &manifest)?;
-    Ok(dir)
+    }
 }
 
 fn heads(run: &Run) -> Vec<manifest::Head> {
@@ -89,26 +139,37 @@ fn entry(dir: &Path, name: &str) -> Result<(String, FileEntry)> {
     Ok((name.to_owned(), entry))
 }
 
-/// The answers of libtorch, which ONNX Runtime must repeat.
-fn golden(run: &Run, texts: &Path) -> Result<Golden> {
-    let content = fs::read_to_string(texts).with_context(|| format!("cannot read {}", texts.display()))?;
-    let lines: Vec<&str> = content.lines().filter(|line| !line.trim().is_empty()).collect();
-    ensure!(!lines.is_empty(), "{}: the file holds no text", texts.display());
-    let example = |text: &&str| Ok(Example { tokens: run.tokenizer.tokenize(text, None)?, labels: Vec::new() });
-    let examples: Vec<Example> = lines.iter().map(example).collect::<Result<_>>()?;
-    let mut cases: Vec<GoldenCase> =
-        lines.iter().map(|&text| GoldenCase { text: text.to_owned(), heads: BTreeMap::new() }).collect();
-    for (i, (task, labels)) in run.config.tasks.iter().zip(&run.labels).enumerate() {
-        let windows = evaluate::window_logits(run, i, &examples);
-        for ((case, example), windows) in cases.iter_mut().zip(&examples).zip(&windows) {
-            let logits = tags::stitch(&example.tokens, windows, labels.count());
-            let path = labels.best_by_sentence(&example.tokens.sentences, &logits);
-            let tags = path.iter().map(|&label| labels.names()[label].clone()).collect();
-            let logits = logits.chunks_exact(labels.count()).map(<[f32]>::to_vec).collect();
-            case.heads.insert(task.name.clone(), GoldenHead { tags, logits });
-        }
+/// The texts of the golden cases.
+struct Cases {
+    texts: Vec<String>,
+    examples: Vec<Example>,
+}
+
+impl Cases {
+    fn read(run: &Run, path: &Path) -> Result<Self> {
+        let content = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let texts: Vec<String> = content.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+        ensure!(!texts.is_empty(), "{}: the file holds no text", path.display());
+        let example = |text: &String| Ok(Example { tokens: run.tokenizer.tokenize(text, None)?, labels: Vec::new() });
+        let examples = texts.iter().map(example).collect::<Result<_>>()?;
+        Ok(Self { texts, examples })
     }
-    Ok(Golden { tolerance: TOLERANCE, cases })
+
+    /// The answers that a graph must repeat; `logits` gives those of a head for every window of every case.
+    fn golden(&self, run: &Run, tolerance: f32, logits: impl Fn(usize) -> Vec<Vec<Vec<f32>>>) -> Golden {
+        let case = |text: &String| GoldenCase { text: text.clone(), heads: BTreeMap::new() };
+        let mut cases: Vec<GoldenCase> = self.texts.iter().map(case).collect();
+        for (i, (task, labels)) in run.config.tasks.iter().zip(&run.labels).enumerate() {
+            for ((case, example), windows) in cases.iter_mut().zip(&self.examples).zip(logits(i)) {
+                let logits = tags::stitch(&example.tokens, &windows, labels.count());
+                let path = labels.best_by_sentence(&example.tokens.sentences, &logits);
+                let tags = path.iter().map(|&label| labels.names()[label].clone()).collect();
+                let logits = logits.chunks_exact(labels.count()).map(<[f32]>::to_vec).collect();
+                case.heads.insert(task.name.clone(), GoldenHead { tags, logits });
+            }
+        }
+        Golden { tolerance, cases }
+    }
 }
 
 /// `config.json` in the keys of Hugging Face's BERT, with the labels of every head.

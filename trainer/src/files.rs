@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 /// Writes `bytes` to `path`: an interrupted write leaves what was there before.
 ///
@@ -24,6 +25,11 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut bytes = serde_json::to_vec_pretty(value)?;
     bytes.push(b'\n');
     write_atomically(path, &bytes)
+}
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
 }
 
 /// Lets `write` make a file beside `path`, then puts it in the place of `path` in one step.

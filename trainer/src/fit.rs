@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tch::nn::VarStore;
@@ -124,14 +124,9 @@ impl Fit<'_> {
         let bar = progress_bar(batches.len(), epoch);
         let (mut loss_sum, mut norm_sum, mut rate) = (0.0, 0.0, 0.0);
         for (i, batch) in batches.iter().enumerate() {
-            let loss = objective.loss(batch);
-            optimizer.zero_grad();
-            loss.backward();
-            norm_sum += optimizer.clip(train.clip);
-            rate = optim::learning_rate(optimizer.step as usize, total, train.warmup, train.learning_rate);
-            optimizer.step(rate);
-            loss_sum += loss.double_value(&[]);
-            ensure!(loss_sum.is_finite(), "the loss is not a number at step {}", optimizer.step);
+            rate = optim::learning_rate(optimizer.step as f64, total, train.warmup, train.learning_rate);
+            let (loss, norm) = optimizer.descend(1, |_| objective.loss(batch), train.clip, rate)?;
+            (loss_sum, norm_sum) = (loss_sum + loss, norm_sum + norm);
             bar.set_message(format!("loss {:.4}", loss_sum / (i + 1) as f64));
             bar.inc(1);
         }

@@ -4,23 +4,31 @@
 //! 1. [`config`]: the settings of a run; [`vocab`]: a WordPiece vocabulary from plain text.
 //! 2. [`data`]: corpora to labelled units and windows, cut by the worker's own tokenizer.
 //! 3. [`model`]: the encoder and its heads; [`checkpoint`]: an encoder on disk.
-//! 4. [`fit`]: the loop, with [`optim`]; [`finetune`] gives it a model and labelled data. [`run`] is what it leaves.
-//! 5. [`evaluate`]: scores, beside those of a baseline.
-//! 6. [`export`]: the model directory, with [`onnx`] that writes graphs, [`graph`] that writes this model as one, and
+//! 4. [`shards`]: a tokenised corpus; [`masking`]: its words hidden; [`pretrain`]: an encoder learns from it, and
+//!    [`metrics`] is what it tells of that, with [`curves`] and [`events`].
+//! 5. [`fit`]: the loop, with [`optim`]; [`finetune`] gives it a model and labelled data. [`run`] is what it leaves.
+//! 6. [`evaluate`]: scores, beside those of a baseline.
+//! 7. [`export`]: the model directory, with [`onnx`] that writes graphs, [`graph`] that writes this model as one, and
 //!    [`card`] that writes about it.
 
 pub mod card;
 pub mod checkpoint;
 pub mod config;
+pub mod curves;
 pub mod data;
 pub mod evaluate;
+pub mod events;
 pub mod export;
 pub mod files;
 pub mod finetune;
 pub mod fit;
 pub mod graph;
+pub mod masking;
+pub mod metrics;
 pub mod model;
 pub mod onnx;
 pub mod optim;
+pub mod pretrain;
 pub mod run;
+pub mod shards;
 pub mod vocab;

@@ -15,15 +15,18 @@ use crate::config;
 mod encoder;
 mod heads;
 mod layers;
+mod pretraining;
 
 pub use encoder::{Encoder, Layer};
 pub use heads::{Cell, Head, Mix, Recurrent};
 pub use layers::{Attention, Linear, Norm};
+pub use pretraining::{Discriminator, MlmHead};
 
 /// The tensors of a [`Packed`] batch.
 #[derive(Debug)]
 pub struct Batch {
-    input_ids: Tensor,
+    /// Token ids \[T\].
+    pub input_ids: Tensor,
     position_ids: Tensor,
     pad_index: Tensor,
     unpad_index: Tensor,
@@ -31,6 +34,8 @@ pub struct Batch {
     word_index: Tensor,
     /// True where the padded view holds a token, [B, 1, 1, S].
     mask: Tensor,
+    /// What the layers of the encoder multiply matrices in; norms and sums are always f32.
+    kind: Kind,
 }
 
 /// An encoder with one head for each task.
@@ -57,7 +62,28 @@ impl Batch {
             word_index: tensor(&packed.word_index),
             mask: slots.unsqueeze(0).lt_tensor(&lengths.unsqueeze(1)).view([-1, 1, 1, width]),
             lengths,
+            kind: Kind::Float,
         }
+    }
+
+    /// The same sequences with other tokens, \[T\].
+    pub fn with_ids(&self, input_ids: Tensor) -> Self {
+        let same = Tensor::shallow_clone;
+        Self {
+            input_ids,
+            position_ids: same(&self.position_ids),
+            pad_index: same(&self.pad_index),
+            unpad_index: same(&self.unpad_index),
+            lengths: same(&self.lengths),
+            word_index: same(&self.word_index),
+            mask: same(&self.mask),
+            kind: self.kind,
+        }
+    }
+
+    /// The same, with matrix products computed in `kind`.
+    pub fn in_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 
     /// Rows [T, n] as the padded view [B, S, n].

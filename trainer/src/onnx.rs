@@ -19,6 +19,8 @@ const IR_VERSION: i64 = 9;
 pub enum Element {
     /// 32-bit float.
     F32 = 1,
+    /// 8-bit integer without a sign.
+    U8 = 2,
     /// 32-bit integer.
     I32 = 6,
     /// 64-bit integer.
@@ -61,6 +63,11 @@ impl Builder {
         self.constant(Element::F32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
+    /// Adds a constant of bytes and returns its name.
+    pub fn bytes(&mut self, shape: &[i64], values: &[u8]) -> String {
+        self.constant(Element::U8, shape, values.to_vec())
+    }
+
     /// Adds a constant list of integers and returns its name.
     pub fn integers(&mut self, values: &[i64]) -> String {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -69,8 +76,13 @@ impl Builder {
 
     /// Adds a node of the standard operators with one result and returns its name.
     pub fn node(&mut self, operator: &str, inputs: &[&str], attributes: &[(&str, Value)]) -> String {
+        self.node_of("", operator, inputs, attributes)
+    }
+
+    /// Adds a node of `domain` with one result and returns its name.
+    pub fn node_of(&mut self, domain: &str, operator: &str, inputs: &[&str], attributes: &[(&str, Value)]) -> String {
         let result = self.name(operator);
-        self.node_to(&result, "", operator, inputs, attributes);
+        self.node_to(&result, domain, operator, inputs, attributes);
         result
     }
 

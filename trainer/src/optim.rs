@@ -1,6 +1,7 @@
 //! AdamW (Loshchilov and Hutter 2019), its schedule and the clipping of gradients, on named tensors so that a
 //! checkpoint holds all of its state.
 
+use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
 const BETA1: f64 = 0.9;
@@ -57,6 +58,31 @@ impl AdamW {
         }
     }
 
+    /// One step down the mean of `parts` losses, made one after the other by `loss`, with gradients of a norm of at most
+    /// `limit`. Returns that mean and the norm before.
+    ///
+    /// # Errors
+    /// When a loss is not a number; nothing is changed then.
+    pub fn descend(
+        &mut self,
+        parts: usize,
+        mut loss: impl FnMut(usize) -> Tensor,
+        limit: f64,
+        learning_rate: f64,
+    ) -> Result<(f64, f64)> {
+        self.zero_grad();
+        let mut mean = 0.0;
+        for part in 0..parts {
+            let loss = loss(part) / parts as f64;
+            mean += loss.double_value(&[]);
+            ensure!(mean.is_finite(), "the loss is not a number at step {}", self.step + 1);
+            loss.backward();
+        }
+        let norm = self.clip(limit);
+        self.step(learning_rate);
+        Ok((mean, norm))
+    }
+
     /// Forgets all gradients.
     pub fn zero_grad(&mut self) {
         for parameter in &mut self.parameters {
@@ -104,19 +130,22 @@ impl Parameter {
         if !gradient.defined() {
             return; // no head in this batch used it
         }
-        let _ = self.mean.g_mul_scalar_(BETA1).g_add_(&(&gradient * (1.0 - BETA1)));
-        let _ = self.square.g_mul_scalar_(BETA2).g_add_(&(gradient.square() * (1.0 - BETA2)));
-        let direction = (&self.mean / first) / ((&self.square / second).sqrt() + settings.epsilon);
-        let decay = if self.value.dim() > 1 { settings.weight_decay } else { 0.0 };
-        let _ = self.value.g_mul_scalar_(1.0 - learning_rate * decay).g_sub_(&(direction * learning_rate));
+        // In place where it can be: on a CPU the step costs as many passes over memory as there are operations.
+        let _ = self.mean.lerp_(&gradient, 1.0 - BETA1);
+        let _ = self.square.lerp_(&gradient.square(), 1.0 - BETA2);
+        let mut size = (&self.square / second).sqrt_();
+        let direction = &self.mean / size.g_add_scalar_(settings.epsilon);
+        if self.value.dim() > 1 && settings.weight_decay > 0.0 {
+            let _ = self.value.g_mul_scalar_(1.0 - learning_rate * settings.weight_decay);
+        }
+        let _ = self.value.g_sub_(&(direction * (learning_rate / first)));
     }
 }
 
 /// The learning rate of a step (from 0): a linear rise to `peak` over the share `warmup` of all steps, then a linear
-/// fall to zero.
-pub fn learning_rate(step: usize, total: usize, warmup: f64, peak: f64) -> f64 {
+/// fall to zero. A schedule by the clock gives parts of steps.
+pub fn learning_rate(step: f64, total: usize, warmup: f64, peak: f64) -> f64 {
     let rise = (total as f64 * warmup).round();
-    let step = step as f64;
     if step < rise {
         return peak * (step + 1.0) / rise;
     }

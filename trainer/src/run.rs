@@ -10,7 +10,7 @@ use tch::{Device, Tensor};
 use vitag::tags::{Labels, Scheme};
 use vitag::tokenize::{Tokenizer, Unit};
 
-use crate::checkpoint::{Checkpoint, DESCRIPTION, Description, TOKENIZER};
+use crate::checkpoint::{DESCRIPTION, Description, Start, TOKENIZER};
 use crate::config::Config;
 use crate::files;
 use crate::fit;
@@ -45,15 +45,15 @@ impl Run {
     /// # Errors
     /// When the encoder or the tokenizer cannot be used or the directory not be written.
     pub fn create(dir: &Path, config: Config, tokenizer: Option<&Path>, labels: Vec<Labels>) -> Result<Self> {
-        let start = Start::new(&config, tokenizer)?;
+        let start = Start::new(&config.encoder, tokenizer)?;
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         files::write_atomically(&dir.join(TOKENIZER), &start.tokenizer)?;
-        files::write_json(&dir.join(DESCRIPTION), &start.encoder)?;
+        files::write_json(&dir.join(DESCRIPTION), &start.description)?;
         files::write_atomically(&dir.join(CONFIG), toml::to_string(&config)?.as_bytes())?;
         let names: BTreeMap<&str, &[String]> =
             config.tasks.iter().zip(&labels).map(|(task, labels)| (task.name.as_str(), labels.names())).collect();
         files::write_json(&dir.join(LABELS), &names)?;
-        let run = Self::build(dir, config, start.encoder, labels)?;
+        let run = Self::build(dir, config, start.description, labels)?;
         if let Some(checkpoint) = start.checkpoint {
             checkpoint.restore(&run.store, model::ENCODER)?;
         }
@@ -109,28 +109,5 @@ impl Run {
         let counts: Vec<usize> = labels.iter().map(Labels::count).collect();
         let tagger = Tagger::new(&store, &config, &encoder, &counts);
         Ok(Self { dir: dir.to_owned(), config, encoder, tokenizer, labels, store, tagger })
-    }
-}
-
-/// What a run begins with.
-struct Start {
-    encoder: Description,
-    tokenizer: Vec<u8>,
-    checkpoint: Option<Checkpoint>,
-}
-
-impl Start {
-    fn new(config: &Config, tokenizer: Option<&Path>) -> Result<Self> {
-        if let Some(from) = &config.encoder.from {
-            ensure!(tokenizer.is_none(), "--tokenizer: leave it out, {} has its own", from.display());
-            let checkpoint = Checkpoint::read(from)?;
-            let (encoder, tokenizer) = (checkpoint.description.clone(), checkpoint.tokenizer.clone());
-            return Ok(Self { encoder, tokenizer, checkpoint: Some(checkpoint) });
-        }
-        let path = tokenizer.unwrap_or(Path::new(TOKENIZER));
-        let sizes = config.encoder.sizes.clone().context("encoder.sizes: missing")?;
-        let tokenizer = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let encoder = Description::random(sizes, &tokenizer).with_context(|| path.display().to_string())?;
-        Ok(Self { encoder, tokenizer, checkpoint: None })
     }
 }

@@ -46,7 +46,7 @@ fn vocabulary_training_scores_and_export_follow_each_other() {
 #[test]
 fn help_shows_examples() {
     let dir = tempfile::tempdir().unwrap();
-    for command in ["vocab", "finetune", "evaluate", "export"] {
+    for command in ["vocab", "tokenize", "pretrain", "finetune", "evaluate", "export"] {
         assert!(succeed(dir.path(), &[command, "--help"]).contains("Example"), "{command}");
     }
 }

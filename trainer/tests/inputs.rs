@@ -8,7 +8,7 @@ use vitag::manifest::Task;
 use vitag::tokenize::{Tokenizer, Unit};
 use vitag_trainer::config::Config;
 use vitag_trainer::data::{self, Corpus};
-use vitag_trainer::vocab;
+use vitag_trainer::{pretrain, vocab};
 
 fn error(name: &str, task: Task) -> String {
     format!("{:#}", Corpus::read(&common::fixture(name), task).unwrap_err())
@@ -67,4 +67,16 @@ fn a_vocabulary_needs_text() {
     let options = vocab::Options { size: 100, min_frequency: 1 };
     let error = vocab::train(&[common::fixture("empty.tsv")], options, Path::new("unused")).unwrap_err().to_string();
     assert!(error.contains("empty.tsv: the file is empty"), "{error}");
+}
+
+#[test]
+fn the_settings_that_come_with_the_trainer_are_in_order() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    Config::read(&configs.join("vi-tagger.toml")).unwrap();
+    for (name, electra) in
+        [("bert-small", false), ("electra-small", true), ("paper/vibert", false), ("paper/velectra", true)]
+    {
+        let config = pretrain::config::Config::read(&configs.join(name).with_extension("toml")).unwrap();
+        assert_eq!(config.generator.is_some(), electra, "{name}");
+    }
 }

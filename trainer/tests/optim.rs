@@ -62,8 +62,8 @@ fn gradients_are_scaled_to_the_limit_together() {
 
 #[test]
 fn the_learning_rate_rises_and_falls_on_lines() {
-    let rates: Vec<f64> = (0..10).map(|step| learning_rate(step, 10, 0.2, 1.0)).collect();
+    let rates: Vec<f64> = (0..10).map(|step| learning_rate(f64::from(step), 10, 0.2, 1.0)).collect();
     assert_eq!(rates[..3], [0.5, 1.0, 1.0]);
     assert!((rates[9] - 0.125).abs() < 1e-12);
-    assert_eq!(learning_rate(10, 10, 0.2, 1.0), 0.0);
+    assert_eq!(learning_rate(10.0, 10, 0.2, 1.0), 0.0);
 }

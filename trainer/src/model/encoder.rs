@@ -119,21 +119,24 @@ impl Encoder {
 impl Layer {
     fn new(path: &nn::Path, sizes: &Sizes) -> Self {
         let (hidden, ffn) = (sizes.hidden, sizes.ffn);
+        // What the 2 · layers parts add to the states grows no faster than the states (Radford et al. 2019, §2.3):
+        // otherwise the words are lost on the way up, and a deep encoder learns nothing for long.
+        let factor = 1.0 / (2.0 * sizes.layers as f64).sqrt();
         let norm = |name: &str| Norm::new(&(path / name), hidden, sizes.norm_epsilon);
         Self {
-            attention: Attention::new(&(path / "attention"), hidden, hidden, sizes.heads),
+            attention: Attention::new(&(path / "attention"), hidden, (sizes.heads, hidden), factor),
             attention_norm: norm("attention_norm"),
             ffn_in: Linear::new(&(path / "ffn_in"), hidden, ffn),
-            ffn_out: Linear::new(&(path / "ffn_out"), ffn, hidden),
+            ffn_out: Linear::scaled(&(path / "ffn_out"), ffn, hidden, factor),
             ffn_norm: norm("ffn_norm"),
         }
     }
 
     fn forward(&self, batch: &Batch, input: &Tensor, dropout: f64) -> Tensor {
         let drop = |x: Tensor| x.dropout(dropout, dropout > 0.0);
-        let found = drop(self.attention.forward(batch, input, dropout));
+        let found = drop(self.attention.forward(batch, &input.to_kind(batch.kind), dropout));
         let middle = self.attention_norm.forward(&(input + found));
-        let wide = self.ffn_in.forward(&middle).gelu("none");
+        let wide = self.ffn_in.forward(&middle.to_kind(batch.kind)).gelu("none");
         self.ffn_norm.forward(&(&middle + drop(self.ffn_out.forward(&wide))))
     }
 }

@@ -73,7 +73,7 @@ impl Head {
         let width = if recurrent.is_some() { 2 * config.hidden } else { width };
         let attention = matches!(config.kind, HeadKind::BilstmAttn | HeadKind::BigruAttn).then(|| {
             let (heads, each) = (config.attention_heads, config.attention_hidden);
-            Attention::new(&(path / "attention"), width, heads * each, heads)
+            Attention::new(&(path / "attention"), width, (heads, heads * each), 1.0)
         });
         Self {
             mix: (config.input == Input::Mix).then(|| Mix::new(&(path / "mix"), layers + 1)),

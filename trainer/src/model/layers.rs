@@ -40,13 +40,19 @@ impl Linear {
     /// Weights as Glorot and Bengio 2010 spread them: BERT's 0.02 suits its width and stalls a narrow encoder that
     /// starts from nothing.
     pub fn new(path: &nn::Path, inputs: i64, outputs: i64) -> Self {
-        let stdev = (2.0 / (inputs + outputs) as f64).sqrt();
+        Self::scaled(path, inputs, outputs, 1.0)
+    }
+
+    /// [`Linear::new`] with weights smaller by a factor.
+    pub fn scaled(path: &nn::Path, inputs: i64, outputs: i64, factor: f64) -> Self {
+        let stdev = (2.0 / (inputs + outputs) as f64).sqrt() * factor;
         Self { weight: path.randn("weight", &[outputs, inputs], 0.0, stdev), bias: path.zeros("bias", &[outputs]) }
     }
 
-    /// Rows \[T, in\] to rows \[T, out\].
+    /// Rows \[T, in\] to rows \[T, out\], computed in the kind of `x`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, Some(&self.bias))
+        let kind = x.kind();
+        x.linear(&self.weight.to_kind(kind), Some(self.bias.to_kind(kind)))
     }
 }
 
@@ -63,10 +69,11 @@ impl Norm {
 }
 
 impl Attention {
-    /// From rows of `width` back to rows of `width`, over `heads` heads of `attended / heads`.
-    pub fn new(path: &nn::Path, width: i64, attended: i64, heads: i64) -> Self {
+    /// From rows of `width` back to rows of `width`, over `heads` heads of `attended / heads`; `factor` makes the output
+    /// smaller at first.
+    pub fn new(path: &nn::Path, width: i64, (heads, attended): (i64, i64), factor: f64) -> Self {
         let input = Linear::new(&(path / "input"), width, 3 * attended);
-        Self { input, output: Linear::new(&(path / "output"), attended, width), heads }
+        Self { input, output: Linear::scaled(&(path / "output"), attended, width, factor), heads }
     }
 
     /// Rows [T, in] to rows [T, out]; `dropout` acts on the weights of attention, 0 outside training.

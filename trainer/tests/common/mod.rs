@@ -2,12 +2,12 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ort::environment::Environment;
 use ort::session::Session;
 use ort::value::TensorRef;
 use tempfile::TempDir;
+use vitag::infer::Runtime;
 use vitag::pack::Packed;
 use vitag::tags::{Labels, Scheme};
 use vitag::tokenize::Window;
@@ -84,18 +84,30 @@ pub(crate) fn config(head: &str, epochs: usize) -> Config {
 /// A tokenizer trained on the fixtures.
 pub(crate) fn tokenizer(dir: &Path) -> PathBuf {
     let path = dir.join("tokenizer.json");
-    let options = vocab::Options { size: 400, min_frequency: 1 };
-    vocab::train(&[fixture("raw.txt")], options, &path).unwrap();
+    vocabulary(&fixture("raw.txt"), &path);
     path
+}
+
+/// A tokenizer trained on a text.
+pub(crate) fn vocabulary(text: &Path, path: &Path) {
+    let options = vocab::Options { size: 400, min_frequency: 1 };
+    vocab::train(&[text.to_owned()], options, path).unwrap();
 }
 
 /// A model with random weights; the norms and biases too, so that no mistake in them hides behind ones and zeros.
 pub(crate) fn random_run(dir: &TempDir, head: &str) -> Run {
+    random_run_on(dir, head, 24)
+}
+
+/// [`random_run`] with embeddings of this width; the layers are 32 wide.
+pub(crate) fn random_run_on(dir: &TempDir, head: &str, embedding: i64) -> Run {
     let labels = |names: &[&str]| Labels::new(names.iter().map(|&n| n.into()).collect(), Scheme::Bio).unwrap();
     let labels = vec![labels(&["B-A", "I-A", "B-B", "I-B"]), labels(&["O", "B-A", "I-A"])];
-    let run = Run::create(&dir.path().join("run"), config(head, 1), Some(&tokenizer(dir.path())), labels).unwrap();
+    let mut config = config(head, 1);
+    config.encoder.sizes.as_mut().unwrap().embedding = embedding;
+    let run = Run::create(&dir.path().join("run"), config, Some(&tokenizer(dir.path())), labels).unwrap();
     tch::no_grad(|| {
-        for mut variable in run.store.trainable_variables() {
+        for mut variable in run.store.trainable_variables().into_iter().filter(|variable| variable.dim() == 1) {
             let _ = variable.g_add_(&(variable.randn_like() * 0.2));
         }
     });
@@ -113,19 +125,10 @@ pub(crate) fn windows(lengths: &[u32]) -> Vec<Window> {
     lengths.iter().enumerate().map(window).collect()
 }
 
-/// A session of ONNX Runtime: the real library, from `ORT_DYLIB_PATH` or the folder that the set-up fills.
+/// A session of the real ONNX Runtime.
 pub(crate) fn session(model: &Path) -> Session {
-    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
-    let environment = ENVIRONMENT.get_or_init(|| {
-        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-        let cache = variable("VITAG_CACHE")
-            .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("vitag")))
-            .or_else(|| Some(variable("HOME")?.join(".cache/vitag")));
-        let installed = || Some(cache?.join("onnxruntime/1.31.1/libonnxruntime.so"));
-        let library = variable("ORT_DYLIB_PATH").or_else(installed).expect("a home folder");
-        ort::init_from(library).unwrap().with_telemetry(false).build().unwrap()
-    });
-    let builder = Session::builder(environment).unwrap();
+    let runtime = Runtime::load(None).unwrap();
+    let builder = Session::builder(runtime.environment()).unwrap();
     builder.with_intra_threads(1).unwrap().commit_from_file(model).unwrap()
 }
 
