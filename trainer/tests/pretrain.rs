@@ -140,7 +140,7 @@ fn bert_learns_to_fill_in_words_of_held_out_text() {
     let run = corpus.path("run");
     let (loss, accuracy) = (held_out(&run, "masked_loss"), held_out(&run, "masked_accuracy"));
     assert!(loss[loss.len() - 1] < loss[0] / 2.0, "{loss:?}");
-    assert!(accuracy[accuracy.len() - 1] > accuracy[0] + 0.3, "{accuracy:?}");
+    assert!(accuracy[accuracy.len() - 1] > accuracy[0] + 0.15, "{accuracy:?}");
 
     let encoder = Checkpoint::read(&run.join(ENCODER_DIR)).unwrap();
     assert_eq!(encoder.description.kind, Kind::Bert);
