@@ -1,7 +1,7 @@
 //! vitag-trainer: trains, scores and exports the models that vitag serves.
 //!
 //! # Layout
-//! 1. [`config`]: the settings of a run; [`vocab`]: a WordPiece vocabulary from plain text.
+//! 1. [`config`]: the settings of a run; [`clean`]: raw text to training text; [`vocab`]: a WordPiece vocabulary from it.
 //! 2. [`data`]: corpora to labelled units and windows, cut by the worker's own tokenizer.
 //! 3. [`model`]: the encoder and its heads; [`checkpoint`]: an encoder on disk.
 //! 4. [`shards`]: a tokenised corpus; [`masking`]: its words hidden; [`pretrain`]: an encoder learns from it, and
@@ -13,6 +13,7 @@
 
 pub mod card;
 pub mod checkpoint;
+pub mod clean;
 pub mod config;
 pub mod curves;
 pub mod data;
