@@ -10,11 +10,10 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
-use crate::files;
+use crate::{files, input};
 
-mod read;
 mod report;
 mod rules;
 mod seen;
@@ -64,8 +63,7 @@ pub fn clean(inputs: &[PathBuf], options: Options, out: &Path) -> Result<Report>
     let share = options.rules.max_foreign;
     ensure!((0.0..=1.0).contains(&share), "the greatest share of foreign letters must be from 0 to 1, not {share}");
     ensure!(!out.exists(), "{} is there: remove it or choose another directory", out.display());
-    let (paths, size) = read::files(inputs)?;
-    let progress = progress(size);
+    let (paths, progress) = input::files(inputs)?;
     let mut report = None;
     files::replace_dir(out, |dir| {
         let found = run(&paths, options, dir, &progress)?;
@@ -75,15 +73,6 @@ pub fn clean(inputs: &[PathBuf], options: Options, out: &Path) -> Result<Report>
     })?;
     progress.finish_and_clear();
     report.context("nothing was written")
-}
-
-fn progress(size: Option<u64>) -> ProgressBar {
-    let template = match size {
-        Some(_) => "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
-        None => "{spinner} {bytes} {bytes_per_sec} {elapsed}",
-    };
-    let style = ProgressStyle::with_template(template).expect("the template is constant");
-    size.map_or_else(ProgressBar::new_spinner, ProgressBar::new).with_style(style)
 }
 
 fn run(paths: &[PathBuf], options: Options, dir: &Path, progress: &ProgressBar) -> Result<Report> {
@@ -105,7 +94,7 @@ fn run(paths: &[PathBuf], options: Options, dir: &Path, progress: &ProgressBar) 
 }
 
 fn read_all(paths: &[PathBuf], progress: &ProgressBar, mut sink: impl FnMut(Vec<u8>) -> bool) -> Result<()> {
-    paths.iter().try_for_each(|path| read::blocks(path, progress, &mut sink))
+    paths.iter().try_for_each(|path| input::blocks(path, progress, &mut sink))
 }
 
 fn write(blocks: Receiver<Receiver<Block>>, options: Options, dir: &Path) -> Result<Report> {

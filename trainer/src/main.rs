@@ -18,7 +18,7 @@ use vitag_trainer::{checkpoint, pretrain, shards};
 
 mod prepare;
 
-use prepare::{CleanArgs, VocabCommand};
+use prepare::{CleanArgs, ExportHfArgs, ImportArgs, VocabCommand};
 
 /// Trains, scores and exports the models that vitag serves.
 #[derive(Parser)]
@@ -48,6 +48,10 @@ enum Command {
     /// Makes vocabularies.
     #[command(subcommand)]
     Vocab(VocabCommand),
+    /// Makes an encoder directory of a checkpoint of Hugging Face.
+    Import(ImportArgs),
+    /// Makes a checkpoint of Hugging Face of an encoder directory.
+    ExportHf(ExportHfArgs),
     /// Cuts plain text into the tokenised corpus that `pretrain` reads.
     Tokenize(TokenizeArgs),
     /// Trains an encoder on a tokenised corpus.
@@ -206,6 +210,8 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Clean(args) => prepare::clean(&args, cli.threads),
         Command::Vocab(command) => prepare::vocab(&command),
+        Command::Import(args) => prepare::import(&args),
+        Command::ExportHf(args) => prepare::export_hf(&args),
         Command::Tokenize(args) => tokenize(&args),
         Command::Pretrain(args) => pretrain(&args),
         Command::Finetune(args) => finetune(&args),

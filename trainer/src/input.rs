@@ -6,7 +6,7 @@ use std::mem;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// Bytes that are cleaned at a time.
 const BLOCK: usize = 256 << 10;
@@ -16,16 +16,25 @@ const LONGEST_LINE: usize = 4 << 20;
 const STDIN: &str = "-";
 
 /// The files among `inputs`: themselves, and of folders all files below in the order of their names, without hidden
-/// ones. With the sum of their sizes, if it is known.
-pub(super) fn files(inputs: &[PathBuf]) -> Result<(Vec<PathBuf>, Option<u64>)> {
+/// ones. With a bar that reading them moves.
+pub(crate) fn files(inputs: &[PathBuf]) -> Result<(Vec<PathBuf>, ProgressBar)> {
     let mut files = Vec::new();
     for input in inputs {
         push_files(input, &mut files).with_context(|| format!("cannot read {}", input.display()))?;
     }
     ensure!(!files.is_empty(), "the inputs hold no file");
     let sizes = files.iter().map(|file| Some(file.metadata().ok()?.len()));
-    let size = sizes.sum();
-    Ok((files, size))
+    let progress = progress(sizes.sum());
+    Ok((files, progress))
+}
+
+fn progress(size: Option<u64>) -> ProgressBar {
+    let template = match size {
+        Some(_) => "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
+        None => "{spinner} {bytes} {bytes_per_sec} {elapsed}",
+    };
+    let style = ProgressStyle::with_template(template).expect("the template is constant");
+    size.map_or_else(ProgressBar::new_spinner, ProgressBar::new).with_style(style)
 }
 
 fn push_files(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
@@ -40,7 +49,7 @@ fn push_files(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 /// Gives the text of a file block by block to `sink`, an empty one at its end, until `sink` says that it is enough.
-pub(super) fn blocks(path: &Path, progress: &ProgressBar, mut sink: impl FnMut(Vec<u8>) -> bool) -> Result<()> {
+pub(crate) fn blocks(path: &Path, progress: &ProgressBar, mut sink: impl FnMut(Vec<u8>) -> bool) -> Result<()> {
     let context = || format!("cannot read {}", path.display());
     let mut text = open(path, progress).with_context(context)?;
     let mut block = Vec::new();
