@@ -3,7 +3,7 @@
 //! A line is a paragraph, a blank line or the end of a file ends a document. One thread reads and unpacks, all cores cut
 //! and judge blocks of lines, and one thread takes the blocks in their order, drops what it has seen and writes: so the
 //! output is the same for any number of threads. In memory are a few blocks and the hashes of the sentences that were
-//! kept, under 8 bytes each: 60 GB of text are about 450 million sentences, 3.5 GB of hashes.
+//! kept, 7.7 bytes each at most: at 160 bytes a sentence, as in Wikipedia, 60 GB of text need 2.9 GB.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};

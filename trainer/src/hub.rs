@@ -42,7 +42,8 @@ pub fn import(dir: &Path) -> Result<Checkpoint> {
     let tensors = Weights::read(dir)?.encoder(&config, pieces)?;
     let filled_in = tensors.iter().any(|(name, _)| name == MLM_BIAS);
     let kind = if config.is_electra() && !filled_in { checkpoint::Kind::Electra } else { checkpoint::Kind::Bert };
-    let origin = format!("{} of Hugging Face, imported from {}", config.model_type, dir.display());
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let origin = format!("imported from {name}, a checkpoint of Hugging Face");
     Ok(Checkpoint {
         description: Description { kind, vocabulary: pieces, sizes: config.sizes(), origin },
         tensors,
