@@ -68,6 +68,12 @@ pub enum TokenizerError {
     Window(usize),
 }
 
+/// White space, in the pieces of SentencePiece.
+const METASPACE: &str = "▁";
+
+/// Marks that follow a word without white space.
+const CLOSING: &str = ".,;:!?…%)]}”’»";
+
 /// A Hugging Face tokenizer with the window of its model.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
@@ -76,6 +82,8 @@ pub struct Tokenizer {
     begin: u32,
     end: u32,
     unknown: u32,
+    /// The vocabulary marks where white space was by `▁`, as SentencePiece does.
+    metaspace: bool,
     /// Pieces that fit between the special tokens.
     capacity: usize,
 }
@@ -107,7 +115,8 @@ impl Tokenizer {
         };
         let (begin, end) = (special("[CLS]", "<s>")?, special("[SEP]", "</s>")?);
         let unknown = special("[UNK]", "<unk>")?;
-        Ok(Self { inner, unit, begin, end, unknown, capacity: max_length - 2 })
+        let metaspace = inner.token_to_id(METASPACE).is_some();
+        Ok(Self { inner, unit, begin, end, unknown, metaspace, capacity: max_length - 2 })
     }
 
     /// Number of pieces in the vocabulary.
@@ -118,6 +127,11 @@ impl Tokenizer {
     /// Id of the piece that stands for what the vocabulary lacks.
     pub fn unknown(&self) -> u32 {
         self.unknown
+    }
+
+    /// Id of the piece that fills up sequences, if the vocabulary has one. Packed graphs need none.
+    pub fn padding(&self) -> Option<u32> {
+        self.inner.token_to_id("[PAD]").or_else(|| self.inner.token_to_id("<pad>"))
     }
 
     /// What the model labels.
@@ -192,13 +206,27 @@ impl Tokenizer {
                 pieces[*word as usize].push(*id);
             }
         }
-        for unit in &mut pieces {
+        for (unit, text) in pieces.iter_mut().zip(units) {
+            if self.metaspace && text.chars().all(|c| CLOSING.contains(c)) {
+                self.join(unit);
+            }
             unit.truncate(self.capacity);
             if unit.is_empty() {
                 unit.push(self.unknown);
             }
         }
         Ok(pieces)
+    }
+
+    /// Takes the `▁` off the first of the pieces. The tokenizer puts it before every unit, but text has no white space
+    /// before these marks, and nor had the text that the vocabulary was made for.
+    fn join(&self, pieces: &mut Vec<u32>) {
+        let token = pieces.first().and_then(|&first| self.inner.id_to_token(first));
+        match token.as_deref().and_then(|token| token.strip_prefix(METASPACE)) {
+            Some("") if pieces.len() > 1 => drop(pieces.remove(0)),
+            Some(rest) => pieces[0] = self.inner.token_to_id(rest).unwrap_or(pieces[0]),
+            None => {}
+        }
     }
 
     fn window(&self, offset: usize, pieces: &[Vec<u32>], units: Range<usize>, keep: Range<usize>) -> Window {
@@ -284,6 +312,45 @@ mod tests {
             (&tokens.windows[0].ids[..], &tokens.windows[0].word_starts[..]),
             (&expected[..], &[1, 3, 5, 6][..])
         );
+    }
+
+    /// As SentencePiece makes them: `▁` before every word, special tokens as in RoBERTa.
+    fn unigram(max_length: usize) -> Tokenizer {
+        let special = ["<s>", "<pad>", "</s>", "<unk>"];
+        let scored = [
+            ("▁", -3.0),
+            ("▁Hà", -6.0),
+            ("▁N", -7.0),
+            ("ội", -7.0),
+            (",", -4.0),
+            (".", -4.0),
+            ("▁.", -5.0),
+            ("(", -6.0),
+        ];
+        let vocab: Vec<_> = special.map(|piece| (piece, 0.0)).into_iter().chain(scored).collect();
+        let added: Vec<_> = special.iter().enumerate().map(|(id, token)| {
+            serde_json::json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
+        }).collect();
+        let json = serde_json::json!({
+            "version": "1.0", "added_tokens": added, "normalizer": null, "post_processor": null, "decoder": null,
+            "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true},
+            "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab, "byte_fallback": false},
+        });
+        Tokenizer::new(json.to_string().parse().unwrap(), Unit::Syllable, max_length).unwrap()
+    }
+
+    #[test]
+    fn units_of_a_sentencepiece_vocabulary_are_cut_as_in_running_text() {
+        let tokenizer = unigram(64);
+        let text = "Hà Nội, Hà (Nội).";
+        let tokens = tokenizer.tokenize(text, None).unwrap();
+        let window = &tokens.windows[0];
+        let piece = |id: &u32| tokenizer.inner.id_to_token(*id).unwrap();
+        let pieces: Vec<String> = window.ids.iter().map(piece).collect();
+        let expected = ["<s>", "▁Hà", "▁N", "ội", ",", "▁Hà", "▁", "(", "▁N", "ội", "<unk>", ".", "</s>"];
+        assert_eq!(pieces, expected);
+        assert_eq!(window.word_starts, [1, 2, 4, 5, 6, 8, 10, 11]);
+        assert_eq!((tokenizer.unknown(), tokenizer.padding()), (3, Some(1)));
     }
 
     #[test]

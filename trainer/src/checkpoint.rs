@@ -61,7 +61,7 @@ impl Description {
     }
 }
 
-fn pieces(tokenizer: &[u8]) -> Result<usize> {
+pub(crate) fn pieces(tokenizer: &[u8]) -> Result<usize> {
     let tokenizer = tokenizers::Tokenizer::from_bytes(tokenizer).map_err(|e| anyhow!("not a tokenizer: {e}"))?;
     Ok(tokenizer.get_vocab_size(true))
 }

@@ -194,7 +194,7 @@ fn hugging_face_config(run: &Run) -> Value {
         "max_position_embeddings": encoder.max_length,
         "layer_norm_eps": encoder.norm_epsilon,
         "position_embedding_type": "absolute",
-        "pad_token_id": 0,
+        "pad_token_id": run.tokenizer.padding(),
         "heads": heads,
     })
 }

@@ -1,9 +1,9 @@
 //! vitag-trainer: trains, scores and exports the models that vitag serves.
 //!
 //! # Layout
-//! 1. [`config`]: the settings of a run; [`vocab`]: a WordPiece vocabulary from plain text.
+//! 1. [`config`]: the settings of a run; [`clean`]: raw text to training text; [`vocab`]: a WordPiece vocabulary from it.
 //! 2. [`data`]: corpora to labelled units and windows, cut by the worker's own tokenizer.
-//! 3. [`model`]: the encoder and its heads; [`checkpoint`]: an encoder on disk.
+//! 3. [`model`]: the encoder and its heads; [`checkpoint`]: an encoder on disk; [`hub`]: those of Hugging Face.
 //! 4. [`shards`]: a tokenised corpus; [`masking`]: its words hidden; [`pretrain`]: an encoder learns from it, and
 //!    [`metrics`] is what it tells of that, with [`curves`] and [`events`].
 //! 5. [`fit`]: the loop, with [`optim`]; [`finetune`] gives it a model and labelled data. [`run`] is what it leaves.
@@ -13,6 +13,7 @@
 
 pub mod card;
 pub mod checkpoint;
+pub mod clean;
 pub mod config;
 pub mod curves;
 pub mod data;
@@ -23,6 +24,8 @@ pub mod files;
 pub mod finetune;
 pub mod fit;
 pub mod graph;
+pub mod hub;
+mod input;
 pub mod masking;
 pub mod metrics;
 pub mod model;

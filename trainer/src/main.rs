@@ -14,7 +14,11 @@ use vitag_trainer::evaluate::{self, Part};
 use vitag_trainer::export::{self, Int8, Options};
 use vitag_trainer::finetune::{self, Paths};
 use vitag_trainer::run::Run;
-use vitag_trainer::{checkpoint, pretrain, shards, vocab};
+use vitag_trainer::{checkpoint, pretrain, shards};
+
+mod prepare;
+
+use prepare::{CleanArgs, ExportHfArgs, ImportArgs, VocabCommand};
 
 /// Trains, scores and exports the models that vitag serves.
 #[derive(Parser)]
@@ -29,8 +33,9 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples, from plain text to a model that vitag serves:
-  vitag-trainer vocab --size 6000 --out tokenizer.json wiki.txt statutes.txt
-  vitag-trainer tokenize --tokenizer tokenizer.json --out shards wiki.txt statutes.txt
+  vitag-trainer clean --out text raw/
+  vitag-trainer vocab train --size 6000 --out tokenizer.json text/*.txt
+  vitag-trainer tokenize --tokenizer tokenizer.json --out shards text/*.txt
   vitag-trainer pretrain electra --config configs/electra-small.toml --shards shards --out electra --max-minutes 60
   vitag-trainer finetune --config configs/vi-tagger.toml --data corpora --tokenizer tokenizer.json --out run
   vitag-trainer evaluate --run run --data corpora
@@ -38,8 +43,15 @@ Examples, from plain text to a model that vitag serves:
 
 #[derive(Subcommand)]
 enum Command {
-    /// Trains a WordPiece vocabulary on plain text.
-    Vocab(VocabArgs),
+    /// Makes training text of raw text: sentences of Vietnamese, each once.
+    Clean(CleanArgs),
+    /// Makes vocabularies.
+    #[command(subcommand)]
+    Vocab(VocabCommand),
+    /// Makes an encoder directory of a checkpoint of Hugging Face.
+    Import(ImportArgs),
+    /// Makes a checkpoint of Hugging Face of an encoder directory.
+    ExportHf(ExportHfArgs),
     /// Cuts plain text into the tokenised corpus that `pretrain` reads.
     Tokenize(TokenizeArgs),
     /// Trains an encoder on a tokenised corpus.
@@ -50,23 +62,6 @@ enum Command {
     Evaluate(EvaluateArgs),
     /// Writes the model directory that vitag serves.
     Export(ExportArgs),
-}
-
-#[derive(Args)]
-#[command(after_help = "Example:\n  vitag-trainer vocab --size 6000 --out tokenizer.json wiki.txt statutes.txt")]
-struct VocabArgs {
-    /// Plain text files, UTF-8.
-    #[arg(required = true)]
-    inputs: Vec<PathBuf>,
-    /// Number of pieces, special ones included.
-    #[arg(long, default_value_t = 6000)]
-    size: usize,
-    /// How often a piece must occur.
-    #[arg(long, default_value_t = 2)]
-    min_frequency: u64,
-    /// Where the tokenizer goes.
-    #[arg(long, default_value = "tokenizer.json")]
-    out: PathBuf,
 }
 
 #[derive(Args)]
@@ -213,20 +208,16 @@ fn run(cli: Cli) -> Result<()> {
         tch::set_num_threads(threads);
     }
     match cli.command {
-        Command::Vocab(args) => vocab(&args),
+        Command::Clean(args) => prepare::clean(&args, cli.threads),
+        Command::Vocab(command) => prepare::vocab(&command),
+        Command::Import(args) => prepare::import(&args),
+        Command::ExportHf(args) => prepare::export_hf(&args),
         Command::Tokenize(args) => tokenize(&args),
         Command::Pretrain(args) => pretrain(&args),
         Command::Finetune(args) => finetune(&args),
         Command::Evaluate(args) => evaluate(&args),
         Command::Export(args) => export(&args),
     }
-}
-
-fn vocab(args: &VocabArgs) -> Result<()> {
-    let options = vocab::Options { size: args.size, min_frequency: args.min_frequency };
-    let pieces = vocab::train(&args.inputs, options, &args.out)?;
-    eprintln!("{pieces} pieces in {}", args.out.display());
-    Ok(())
 }
 
 fn tokenize(args: &TokenizeArgs) -> Result<()> {

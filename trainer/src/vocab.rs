@@ -1,4 +1,4 @@
-//! A WordPiece vocabulary from plain text.
+//! Vocabularies: WordPiece from plain text, and any [pruned](prune) to what a text uses.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,12 @@ use tokenizers::{AddedToken, Tokenizer, TokenizerBuilder};
 
 use crate::files;
 
+mod count;
+pub mod prune;
+mod subset;
+
 /// Ids 0 to 4, in the order of BERT.
-const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+pub(crate) const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
 /// Most characters of the text kept as pieces of their own; the rest, rarer, are unknown. Vietnamese needs about 200.
 const ALPHABET: usize = 400;

@@ -27,7 +27,10 @@ fn vocabulary_training_scores_and_export_follow_each_other() {
     fs::write(dir.join("config.toml"), common::config_text(common::BIGRU, 2)).unwrap();
     fs::write(dir.join("texts.txt"), "Bà Lan ở Huế.\n").unwrap();
 
-    succeed(dir, &["vocab", "--size", "400", "--min-frequency", "1", common::fixture("raw.txt").to_str().unwrap()]);
+    succeed(
+        dir,
+        &["vocab", "train", "--size", "400", "--min-frequency", "1", common::fixture("raw.txt").to_str().unwrap()],
+    );
     let early = trainer(dir, &["export", "--texts", "texts.txt"]);
     assert_eq!(early.status.code(), Some(1));
     succeed(dir, &["finetune", "--config", "config.toml", "--data", data, "--seed", "3"]);
@@ -46,7 +49,19 @@ fn vocabulary_training_scores_and_export_follow_each_other() {
 #[test]
 fn help_shows_examples() {
     let dir = tempfile::tempdir().unwrap();
-    for command in ["vocab", "tokenize", "pretrain", "finetune", "evaluate", "export"] {
-        assert!(succeed(dir.path(), &[command, "--help"]).contains("Example"), "{command}");
+    for command in [
+        "clean",
+        "vocab train",
+        "vocab prune",
+        "import",
+        "export-hf",
+        "tokenize",
+        "pretrain",
+        "finetune",
+        "evaluate",
+        "export",
+    ] {
+        let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        assert!(succeed(dir.path(), &arguments).contains("Example"), "{command}");
     }
 }

@@ -7,6 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ort::session::Session;
 use ort::value::TensorRef;
 use tempfile::TempDir;
+use tokenizers::models::unigram::{Unigram, UnigramTrainerBuilder};
+use tokenizers::normalizers::NFC;
+use tokenizers::pre_tokenizers::metaspace::Metaspace;
+use tokenizers::{AddedToken, DecoderWrapper, PostProcessorWrapper, TokenizerBuilder};
 use vitag::infer::Runtime;
 use vitag::pack::Packed;
 use vitag::tags::{Labels, Scheme};
@@ -92,6 +96,30 @@ pub(crate) fn tokenizer(dir: &Path) -> PathBuf {
 pub(crate) fn vocabulary(text: &Path, path: &Path) {
     let options = vocab::Options { size: 400, min_frequency: 1 };
     vocab::train(&[text.to_owned()], options, path).unwrap();
+}
+
+/// As SentencePiece makes them, trained on the fixtures: `▁` before every word, special tokens as in RoBERTa.
+pub(crate) fn unigram(dir: &Path) -> PathBuf {
+    let special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"].map(|token| AddedToken::from(token, true)).to_vec();
+    let mut trainer = UnigramTrainerBuilder::default()
+        .vocab_size(400)
+        .unk_token(Some("<unk>".to_owned()))
+        .special_tokens(special.clone())
+        .show_progress(false)
+        .build()
+        .unwrap();
+    let mut tokenizer = TokenizerBuilder::new()
+        .with_model(Unigram::default())
+        .with_normalizer(Some(NFC))
+        .with_pre_tokenizer(Some(Metaspace::default()))
+        .with_post_processor(None::<PostProcessorWrapper>)
+        .with_decoder(None::<DecoderWrapper>)
+        .build()
+        .unwrap();
+    tokenizer.train_from_files(&mut trainer, vec![fixture("raw.txt").to_str().unwrap().to_owned()]).unwrap();
+    let path = dir.join("unigram.json");
+    tokenizer.save(&path, false).unwrap();
+    path
 }
 
 /// A model with random weights; the norms and biases too, so that no mistake in them hides behind ones and zeros.
