@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tch::Device;
 use tch::nn::VarStore;
 use tempfile::TempDir;
-use vitag::manifest::ModelDir;
+use vitag::manifest::{ModelDir, Variant};
 use vitag::pack::Packed;
 use vitag::tags;
 use vitag::tokenize::Tokenizer;
@@ -44,7 +44,8 @@ fn train_and_export(dir: &Path) -> PathBuf {
     evaluate::evaluate(&run, &data, Part::Test).unwrap().write(&out).unwrap();
     let texts = dir.join("texts.txt");
     fs::write(&texts, "Bà Lan (Huế) nói: “Trời mưa!”, rồi đi.\nÔng An đi chợ…\n").unwrap();
-    export::export(&run, Options { models: &dir.join("models"), texts: &texts, git_commit: None }).unwrap()
+    let options = Options { models: &dir.join("models"), texts: &texts, git_commit: None, int8: None };
+    export::export(&run, options).unwrap().dir
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn a_unigram_vocabulary_is_trained_exported_and_served() {
     let manifest = &model.manifest;
     let tokenizer = Tokenizer::from_file(&model.file("tokenizer.json"), manifest.unit, manifest.max_length).unwrap();
     let mut session = common::session(&model.file("model.onnx"));
-    let golden = model.golden().unwrap();
+    let golden = model.golden(Variant::F32).unwrap();
     for case in &golden.cases {
         let tokens = tokenizer.tokenize(&case.text, None).unwrap();
         for head in &manifest.heads {
