@@ -91,6 +91,30 @@ impl Spans {
     }
 }
 
+/// Which tags of a BIO sequence make a span, where the sequence is not sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Convention {
+    /// An `I-X` that follows no span of its type begins one: conlleval, and seqeval by default.
+    Conll,
+    /// Only `B-X` begins a span, and an `I-X` that continues none is outside: seqeval's strict mode with IOB2.
+    Strict,
+}
+
+/// The spans of a sequence of BIO tags. What is neither `B-X` nor `I-X` is outside.
+pub fn spans(tags: &[impl AsRef<str>], convention: Convention) -> Vec<Labelled> {
+    let mut spans: Vec<Labelled> = Vec::new();
+    for (unit, tag) in tags.iter().enumerate() {
+        let Some((prefix @ ("B" | "I"), kind)) = tag.as_ref().split_once('-') else { continue };
+        match spans.last_mut() {
+            Some((range, open)) if prefix == "I" && range.end == unit && open == kind => range.end = unit + 1,
+            _ if prefix == "I" && convention == Convention::Strict => {}
+            _ => spans.push((unit..unit + 1, kind.to_owned())),
+        }
+    }
+    spans
+}
+
 fn ratio(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use vitag::manifest::{Task, TrainingData};
+use vitag::tags::Scheme;
+use vitag::tokenize::Unit;
+
+use crate::data::{Columns, Layout, Reading};
 
 /// A fine-tuning run: what is trained, on what, how, and how the result is named.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -116,12 +120,28 @@ pub struct TaskConfig {
     pub kind: Task,
     /// Files to train on, relative to the data folder.
     pub train: Vec<PathBuf>,
-    /// Files whose score decides which epoch is kept.
+    /// Files whose score decides which epoch is kept; a random tenth of the training data if there are none.
+    #[serde(default)]
     pub dev: Vec<PathBuf>,
     /// Files to report on, each alone.
     pub test: Vec<PathBuf>,
+    /// How the files are laid out; CoNLL-U for parts of speech and TSV for entities if left out.
+    pub layout: Option<Layout>,
+    /// The column of the word, from 1, where it is not that of the layout.
+    pub word_column: Option<usize>,
+    /// The column of the tag, from 1, where it is not that of the layout.
+    pub tag_column: Option<usize>,
+    /// What the model labels, the same for all tasks; syllables if left out.
+    #[serde(default = "syllable")]
+    pub unit: Unit,
+    /// How the labels relate; plain for the parts of speech of words and BIO for all else if left out.
+    pub scheme: Option<Scheme>,
     /// The layers between the encoder and the labels.
     pub head: Head,
+}
+
+fn syllable() -> Unit {
+    Unit::Syllable
 }
 
 /// Layers of a head, below its linear layer. The defaults are the sizes of the paper (§3.1.1).
@@ -220,6 +240,8 @@ impl Config {
             ensure!(names.insert(&task.name), "task.name: {:?} stands twice", task.name);
             task.validate().with_context(|| format!("task {:?}", task.name))?;
         }
+        let unit = self.tasks[0].unit;
+        ensure!(self.tasks.iter().all(|task| task.unit == unit), "task.unit: the tasks of one encoder share it");
         Ok(())
     }
 }
@@ -280,10 +302,37 @@ impl Train {
 }
 
 impl TaskConfig {
-    fn validate(&self) -> Result<()> {
-        for (key, files) in [("train", &self.train), ("dev", &self.dev)] {
-            ensure!(!files.is_empty(), "task.{key}: at least one file is needed");
+    /// How its files are read.
+    pub fn reading(&self) -> Reading {
+        let layout = self.layout.unwrap_or(match self.kind {
+            Task::Pos => Layout::Conllu,
+            Task::Ner => Layout::Tsv,
+        });
+        let (word, tag) = match (layout, self.kind) {
+            (Layout::Conllu, _) => (2, 4),
+            (Layout::Conll2003, _) | (Layout::Vlsp, Task::Ner) => (1, 4),
+            (Layout::Tsv, _) | (Layout::Vlsp, Task::Pos) => (1, 2),
+        };
+        let scheme = match (self.kind, self.unit) {
+            (Task::Pos, Unit::Word) => Scheme::Plain,
+            _ => Scheme::Bio,
+        };
+        Reading {
+            task: self.kind,
+            layout,
+            columns: Columns { word: self.word_column.unwrap_or(word), tag: self.tag_column.unwrap_or(tag) },
+            unit: self.unit,
+            scheme: self.scheme.unwrap_or(scheme),
         }
+    }
+
+    fn validate(&self) -> Result<()> {
+        ensure!(!self.train.is_empty(), "task.train: at least one file is needed");
+        for (key, column) in [("word_column", self.word_column), ("tag_column", self.tag_column)] {
+            ensure!(column != Some(0), "task.{key}: columns are counted from 1");
+        }
+        let plain = self.reading().scheme == Scheme::Plain;
+        ensure!(self.kind == Task::Pos || !plain, "task.scheme: entities need \"bio\"");
         self.head.validate()
     }
 }

@@ -5,17 +5,44 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use vitag::manifest::Task;
 use vitag::tags::{Labels, Scheme};
-use vitag::tokenize::{self, Tokenizer, Tokens, Window};
+use vitag::tokenize::{self, Tokenizer, Tokens, Unit, Window};
+
+use crate::config::TaskConfig;
+
+mod layout;
+
+pub use layout::{Columns, Layout};
+
+use layout::Line;
 
 /// Label of a unit that the loss must not see.
 pub const IGNORED: i64 = -100;
 
-/// A sentence with one label a unit: `B-X` and `I-X` for the units of a word or entity, `O` for those of none.
+/// How the files of a task are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// What the tags are.
+    pub task: Task,
+    /// How the files are laid out.
+    pub layout: Layout,
+    /// Where word and tag stand.
+    pub columns: Columns,
+    /// What the model labels: words as they are, or their syllables.
+    pub unit: Unit,
+    /// How its labels relate. Parts of speech become `B-X` and `I-X` on the syllables of a word for [`Scheme::Bio`],
+    /// and stay as they are for [`Scheme::Plain`].
+    pub scheme: Scheme,
+}
+
+/// A sentence with one label a unit: a tag, or `B-X` and `I-X` for the units of a word or entity, `O` for those of none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sentence {
-    /// Syllables and punctuation marks, cut as the worker cuts raw text.
+    /// Syllables and punctuation marks, cut as the worker cuts raw text, or words, whose syllables `_` joins.
     pub units: Vec<String>,
     /// Their labels.
     pub labels: Vec<String>,
@@ -53,26 +80,23 @@ pub struct Instance {
 }
 
 impl Corpus {
-    /// Reads a file: CoNLL-U for [`Task::Pos`], `unit<TAB>tag` in BIO for [`Task::Ner`].
+    /// Reads a file. A sentence without words is left out.
     ///
     /// # Errors
     /// When the file is missing, empty or malformed; the message names file and line.
-    pub fn read(path: &Path, task: Task) -> Result<Self> {
+    pub fn read(path: &Path, reading: Reading) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut sentences = vec![Sentence::new()];
         for (number, line) in text.lines().enumerate() {
             let last = sentences.last_mut().expect("never empty");
-            if line.trim().is_empty() {
-                if !last.units.is_empty() {
-                    sentences.push(Sentence::new());
-                }
-                continue;
+            let read = reading.layout.line(reading.columns, line).and_then(|line| match line {
+                Line::Word(form, tag) => last.push(number + 1, form, tag, reading).map(|()| false),
+                Line::End => Ok(true),
+                Line::Skip => Ok(false),
+            });
+            if read.with_context(|| format!("{}:{}", path.display(), number + 1))? {
+                sentences.push(Sentence::new());
             }
-            let read = match task {
-                Task::Pos => last.push_conllu(number + 1, line),
-                Task::Ner => last.push_tsv(number + 1, line),
-            };
-            read.with_context(|| format!("{}:{}", path.display(), number + 1))?;
         }
         sentences.retain(|sentence| !sentence.units.is_empty());
         ensure!(!sentences.is_empty(), "{}: the file holds no sentence", path.display());
@@ -83,8 +107,8 @@ impl Corpus {
     ///
     /// # Errors
     /// As [`Corpus::read`].
-    pub fn read_all(folder: &Path, files: &[PathBuf], task: Task) -> Result<Vec<Self>> {
-        files.iter().map(|file| Self::read(&folder.join(file), task)).collect()
+    pub fn read_all(folder: &Path, files: &[PathBuf], reading: Reading) -> Result<Vec<Self>> {
+        files.iter().map(|file| Self::read(&folder.join(file), reading)).collect()
     }
 
     /// Every sentence as the model sees it.
@@ -119,30 +143,19 @@ impl Sentence {
         Self { units: Vec::new(), labels: Vec::new(), lines: Vec::new() }
     }
 
-    fn push_conllu(&mut self, number: usize, line: &str) -> Result<()> {
-        if line.starts_with('#') {
-            return Ok(());
+    fn push(&mut self, number: usize, form: &str, tag: &str, reading: Reading) -> Result<()> {
+        match (reading.task, reading.scheme) {
+            (Task::Pos, Scheme::Plain) => self.push_units(number, form, reading.unit, |_| tag.to_owned()),
+            (Task::Pos, Scheme::Bio) => {
+                self.push_units(number, form, reading.unit, |first| format!("{}-{tag}", if first { 'B' } else { 'I' }))
+            }
+            (Task::Ner, _) => self.push_entity(number, form, tag, reading.unit),
         }
-        let columns: Vec<&str> = line.split('\t').collect();
-        let [id, form, _, upos, ..] = columns[..] else {
-            bail!("expected the 10 columns of CoNLL-U, found {}", columns.len());
-        };
-        ensure!(columns.len() == 10, "expected the 10 columns of CoNLL-U, found {}", columns.len());
-        if id.contains(['-', '.']) {
-            return Ok(()); // a multiword token or an empty node: its words follow
-        }
-        ensure!(id.parse::<usize>().is_ok(), "expected a number in column 1 (ID), found {id:?}");
-        let is_tag = !upos.is_empty() && upos.chars().all(|c| c.is_ascii_uppercase());
-        ensure!(is_tag, "expected a part of speech in column 4 (UPOS), found {upos:?}");
-        self.push_units(number, form, |first| format!("{}-{upos}", if first { 'B' } else { 'I' }))
     }
 
-    fn push_tsv(&mut self, number: usize, line: &str) -> Result<()> {
-        let Some((unit, tag)) = line.split_once('\t') else {
-            bail!("expected a unit, a tab and a tag, found {line:?}");
-        };
+    fn push_entity(&mut self, number: usize, form: &str, tag: &str, unit: Unit) -> Result<()> {
         if tag == "O" {
-            return self.push_units(number, unit, |_| tag.to_owned());
+            return self.push_units(number, form, unit, |_| tag.to_owned());
         }
         let (prefix, kind) = match tag.split_once('-') {
             Some((prefix @ ("B" | "I"), kind)) if !kind.is_empty() => (prefix, kind),
@@ -151,33 +164,73 @@ impl Sentence {
         let previous = self.labels.last().and_then(|label| label.split_once('-'));
         // As in the evaluation of CoNLL-2000: an I-X that continues nothing begins a span.
         let begins = prefix == "B" || previous.is_none_or(|(_, other)| other != kind);
-        self.push_units(number, unit, |first| format!("{}-{kind}", if first && begins { 'B' } else { 'I' }))
+        self.push_units(number, form, unit, |first| format!("{}-{kind}", if first && begins { 'B' } else { 'I' }))
     }
 
     /// Cuts a form as raw text is cut, so that units in training and in serving are the same.
-    fn push_units(&mut self, number: usize, form: &str, label: impl Fn(bool) -> String) -> Result<()> {
+    fn push_units(&mut self, number: usize, form: &str, unit: Unit, label: impl Fn(bool) -> String) -> Result<()> {
         let before = self.units.len();
-        for range in tokenize::syllables(form, &(0..form.len())) {
+        let mut push = |unit: String| {
             self.labels.push(label(self.units.len() == before));
-            self.units.push(form[range].to_owned());
+            self.units.push(unit);
             self.lines.push(number);
+        };
+        match unit {
+            Unit::Syllable => {
+                tokenize::syllables(form, &(0..form.len())).for_each(|range| push(form[range].to_owned()));
+            }
+            Unit::Word if form.trim().is_empty() => {}
+            Unit::Word => push(form.split_whitespace().collect::<Vec<_>>().join("_")),
         }
         ensure!(self.units.len() > before, "expected a word, found white space");
         Ok(())
     }
 }
 
-/// The label set of a task: `O` if it occurs, then `B-X` and `I-X` for every type X in the training data.
+/// The training and development data of a task. Where the settings name no development files, every tenth sentence of
+/// the training data in a random order is taken out for it, the same with the same seed.
 ///
 /// # Errors
-/// When the labels do not make a BIO scheme.
-pub fn label_set(corpora: &[Corpus]) -> Result<Labels> {
+/// As [`Corpus::read`].
+pub fn train_and_dev(folder: &Path, task: &TaskConfig, seed: u64) -> Result<(Vec<Corpus>, Vec<Corpus>)> {
+    let mut train = Corpus::read_all(folder, &task.train, task.reading())?;
+    if !task.dev.is_empty() {
+        return Ok((train, Corpus::read_all(folder, &task.dev, task.reading())?));
+    }
+    let mut places: Vec<(usize, usize)> = train
+        .iter()
+        .enumerate()
+        .flat_map(|(file, corpus)| (0..corpus.sentences.len()).map(move |sentence| (file, sentence)))
+        .collect();
+    places.shuffle(&mut StdRng::seed_from_u64(seed));
+    let taken: BTreeSet<_> = places.iter().take(places.len().div_ceil(10)).copied().collect();
+    let mut dev = Vec::new();
+    for (file, corpus) in train.iter_mut().enumerate() {
+        let all = std::mem::take(&mut corpus.sentences).into_iter().enumerate();
+        let (held, kept): (Vec<_>, Vec<_>) = all.partition(|(sentence, _)| taken.contains(&(file, *sentence)));
+        corpus.sentences = kept.into_iter().map(|(_, sentence)| sentence).collect();
+        let sentences = held.into_iter().map(|(_, sentence)| sentence).collect();
+        dev.push(Corpus { path: corpus.path.clone(), sentences });
+    }
+    ensure!(train.iter().any(|corpus| !corpus.sentences.is_empty()), "the training data is a single sentence");
+    Ok((train, dev))
+}
+
+/// The label set of a task: its tags for [`Scheme::Plain`]; for [`Scheme::Bio`] `O` if it occurs, then `B-X` and `I-X`
+/// for every type X in the training data.
+///
+/// # Errors
+/// When the labels do not make the scheme.
+pub fn label_set(corpora: &[Corpus], scheme: Scheme) -> Result<Labels> {
     let sentences = corpora.iter().flat_map(|corpus| &corpus.sentences);
     let used: BTreeSet<&str> = sentences.flat_map(|sentence| &sentence.labels).map(String::as_str).collect();
+    if scheme == Scheme::Plain {
+        return Ok(Labels::new(used.into_iter().map(str::to_owned).collect(), scheme)?);
+    }
     let types: BTreeSet<&str> = used.iter().filter_map(|label| label.split_once('-')).map(|(_, kind)| kind).collect();
     let outside = used.contains("O").then(|| "O".to_owned());
     let inside = types.iter().flat_map(|kind| [format!("B-{kind}"), format!("I-{kind}")]);
-    Ok(Labels::new(outside.into_iter().chain(inside).collect(), Scheme::Bio)?)
+    Ok(Labels::new(outside.into_iter().chain(inside).collect(), scheme)?)
 }
 
 /// The windows of the examples of a task, to train on.
@@ -195,21 +248,20 @@ pub fn instances(task: usize, examples: &[Example]) -> Vec<Instance> {
 mod tests {
     use super::*;
 
-    fn sentence(task: Task, lines: &[&str]) -> Sentence {
+    fn sentence(task: Task, unit: Unit, scheme: Scheme, words: &[(&str, &str)]) -> Sentence {
+        let columns = Columns { word: 1, tag: 2 };
+        let reading = Reading { task, layout: Layout::Tsv, columns, unit, scheme };
         let mut sentence = Sentence::new();
-        for (number, line) in lines.iter().enumerate() {
-            match task {
-                Task::Pos => sentence.push_conllu(number + 1, line).unwrap(),
-                Task::Ner => sentence.push_tsv(number + 1, line).unwrap(),
-            }
+        for (number, (form, tag)) in words.iter().enumerate() {
+            sentence.push(number + 1, form, tag, reading).unwrap();
         }
         sentence
     }
 
     #[test]
     fn words_are_cut_as_the_worker_cuts_text() {
-        let lines = ["1\tbác sĩ\t_\tNOUN\t_\t_\t0\t_\t_\t_", "2\t...\t_\tPUNCT\t_\t_\t1\t_\t_\t_"];
-        let read = sentence(Task::Pos, &lines);
+        let words = [("bác sĩ", "NOUN"), ("...", "PUNCT")];
+        let read = sentence(Task::Pos, Unit::Syllable, Scheme::Bio, &words);
         assert_eq!(read.units, ["bác", "sĩ", ".", ".", "."]);
         assert_eq!(read.labels, ["B-NOUN", "I-NOUN", "B-PUNCT", "I-PUNCT", "I-PUNCT"]);
         assert_eq!(read.lines, [1, 1, 2, 2, 2]);
@@ -217,14 +269,28 @@ mod tests {
 
     #[test]
     fn an_inside_tag_that_continues_nothing_begins_an_entity() {
-        let read = sentence(Task::Ner, &["Minh\tI-PER", "Lan\tI-PER", "Huế\tI-LOC", "U.S.A.\tI-LOC", "x\tO"]);
+        let words = [("Minh", "I-PER"), ("Lan", "I-PER"), ("Huế", "I-LOC"), ("U.S.A.", "I-LOC"), ("x", "O")];
+        let read = sentence(Task::Ner, Unit::Syllable, Scheme::Bio, &words);
         assert_eq!(read.labels, ["B-PER", "I-PER", "B-LOC", "I-LOC", "I-LOC", "O"]);
         assert_eq!(read.units[3..5], ["U.S.A", "."]);
     }
 
     #[test]
     fn the_label_set_pairs_every_type() {
-        let corpus = Corpus { path: "x".into(), sentences: vec![sentence(Task::Ner, &["x\tO", "Lan\tB-PER"])] };
-        assert_eq!(label_set(&[corpus]).unwrap().names(), ["O", "B-PER", "I-PER"]);
+        let words = [("x", "O"), ("Lan", "B-PER")];
+        let entities = sentence(Task::Ner, Unit::Syllable, Scheme::Bio, &words);
+        let corpus = Corpus { path: "x".into(), sentences: vec![entities] };
+        assert_eq!(label_set(&[corpus], Scheme::Bio).unwrap().names(), ["O", "B-PER", "I-PER"]);
+    }
+
+    #[test]
+    fn words_stay_whole_where_the_unit_is_the_word() {
+        let words = [("bác sĩ", "N"), ("Hà_Nội", "Np")];
+        let read = sentence(Task::Pos, Unit::Word, Scheme::Plain, &words);
+        assert_eq!(read.units, ["bác_sĩ", "Hà_Nội"]);
+        assert_eq!(read.labels, ["N", "Np"]);
+        let entities = sentence(Task::Ner, Unit::Syllable, Scheme::Bio, &[("Hà_Nội", "B-LOC"), ("mới", "I-LOC")]);
+        assert_eq!(entities.units, ["Hà", "Nội", "mới"]);
+        assert_eq!(entities.labels, ["B-LOC", "I-LOC", "I-LOC"]);
     }
 }

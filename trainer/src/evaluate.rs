@@ -10,13 +10,20 @@ use serde::{Deserialize, Serialize};
 use vitag::manifest::Task;
 use vitag::pack::Packed;
 use vitag::score::{Accuracy, Counts, Labelled, Spans};
-use vitag::tags::{self, Labels};
+use vitag::tags::{self, Labels, Scheme};
 use vitag::tokenize::Window;
 
-use crate::data::{Corpus, Example};
+use crate::data::{self, Corpus, Example};
 use crate::files;
 use crate::model::Batch;
 use crate::run::Run;
+
+mod bootstrap;
+mod details;
+mod html;
+
+pub use bootstrap::{Interval, f1_interval};
+pub use details::{Answers, Details, Worst};
 
 /// Windows in a batch of inference.
 const BATCH: usize = 32;
@@ -60,6 +67,8 @@ pub struct Comparison {
     pub sentences: usize,
     /// Units in it.
     pub units: usize,
+    /// How the labels relate.
+    pub scheme: Scheme,
     /// The model.
     pub model: Scores,
     /// Every unit its most frequent label in the training data.
@@ -126,26 +135,63 @@ impl Part {
 ///
 /// # Errors
 /// When a corpus cannot be read or has labels that the model does not know.
-pub fn evaluate(run: &Run, data: &Path, part: Part) -> Result<Report> {
-    let mut results = Vec::new();
+pub fn evaluate(run: &Run, folder: &Path, part: Part) -> Result<Report> {
+    Ok(in_detail(run, folder, part)?.0)
+}
+
+/// As [`evaluate`], with the details of every corpus.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn in_detail(run: &Run, folder: &Path, part: Part) -> Result<(Report, Vec<Details>)> {
+    let (mut results, mut details) = (Vec::new(), Vec::new());
     for (head, (task, labels)) in run.config.tasks.iter().zip(&run.labels).enumerate() {
-        let baseline = MostFrequent::learn(&Corpus::read_all(data, &task.train, task.kind)?, labels);
-        let files = if part == Part::Dev { &task.dev } else { &task.test };
-        for (file, corpus) in files.iter().zip(Corpus::read_all(data, files, task.kind)?) {
+        let kind = task.kind;
+        let (train, dev) = data::train_and_dev(folder, task, run.config.seed)?;
+        let baseline = MostFrequent::learn(&train, labels);
+        let corpora = if part == Part::Dev { dev } else { Corpus::read_all(folder, &task.test, task.reading())? };
+        for corpus in corpora {
             let examples = corpus.examples(&run.tokenizer, labels)?;
             let guesses: Vec<_> = corpus.sentences.iter().map(|sentence| baseline.tag(&sentence.units)).collect();
+            let paths = predict(run, head, &examples);
+            let file = corpus.path.strip_prefix(folder).unwrap_or(&corpus.path).display().to_string();
+            let (task, seed) = (&task.name, run.config.seed);
+            let answers = Answers {
+                task,
+                file: &file,
+                labels,
+                corpus: &corpus,
+                examples: &examples,
+                paths: &paths,
+                train: &train,
+                seed,
+            };
+            details.push(answers.details());
             results.push(Comparison {
-                task: task.name.clone(),
-                file: file.display().to_string(),
+                task: task.clone(),
                 sentences: examples.len(),
                 units: examples.iter().map(|example| example.labels.len()).sum(),
-                model: score(task.kind, labels, &examples, &predict(run, head, &examples)),
-                baseline: score(task.kind, labels, &examples, &guesses),
+                scheme: labels.scheme(),
+                model: score(kind, labels, &examples, &paths),
+                baseline: score(kind, labels, &examples, &guesses),
+                file,
             });
         }
     }
     let (model, seed) = (&run.config.model, run.config.seed);
-    Ok(Report { model: model.name.clone(), version: model.version.clone(), seed, part, results })
+    let report = Report { model: model.name.clone(), version: model.version.clone(), seed, part, results };
+    Ok((report, details))
+}
+
+/// Writes the details as `report.json` and as `report.html`, one page that needs nothing else; returns the page's path.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn write_details(run: &Path, report: &Report, details: &[Details]) -> Result<PathBuf> {
+    files::write_json(&run.join("report.json"), &details)?;
+    let path = run.join("report.html");
+    files::write_atomically(&path, html::page(report, details)?.as_bytes())?;
+    Ok(path)
 }
 
 /// The best labels of every example under the scheme, by one head of the model.
@@ -207,7 +253,7 @@ pub fn score(task: Task, labels: &Labels, examples: &[Example], paths: &[Vec<usi
     }
     Scores {
         accuracy: accuracy.value(),
-        segmentation: (task == Task::Pos).then(|| Prf::from(&words.all)),
+        segmentation: (task == Task::Pos && labels.scheme() == Scheme::Bio).then(|| Prf::from(&words.all)),
         spans: Prf::from(&spans.all),
         by_label: spans.by_label.iter().map(|(label, counts)| (label.clone(), Prf::from(counts))).collect(),
     }
@@ -279,6 +325,10 @@ pub fn table(comparisons: &[Comparison]) -> String {
                 comparison.baseline.spans.f1,
             );
             row("syllable label accuracy", comparison.units, comparison.model.accuracy, comparison.baseline.accuracy);
+            continue;
+        }
+        if comparison.scheme == Scheme::Plain {
+            row("accuracy", comparison.units, model.accuracy, baseline.accuracy);
             continue;
         }
         let zero = Prf { precision: 0.0, recall: 0.0, f1: 0.0, support: 0 };

@@ -37,20 +37,20 @@ pub struct Paths<'a> {
 /// # Errors
 /// When the data is malformed or a file cannot be read or written.
 pub fn finetune(config: Config, paths: Paths, resume: bool) -> Result<f64> {
-    let tasks = &config.tasks;
-    let train: Vec<Vec<Corpus>> =
-        tasks.iter().map(|task| Corpus::read_all(paths.data, &task.train, task.kind)).collect::<Result<_>>()?;
-    let labels = train.iter().map(|corpora| data::label_set(corpora)).collect::<Result<_>>()?;
+    let parts = config.tasks.iter().map(|task| data::train_and_dev(paths.data, task, config.seed));
+    let (train, held): (Vec<Vec<Corpus>>, Vec<Vec<Corpus>>) = parts.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let tasks = config.tasks.iter().zip(&train);
+    let labels = tasks.map(|(task, corpora)| data::label_set(corpora, task.reading().scheme)).collect::<Result<_>>()?;
     let run = Run::create(paths.out, config, paths.tokenizer, labels)?;
     let unknown = run.tokenizer.unknown();
     let mut instances = Vec::new();
     let mut dev = Vec::new();
-    for (i, (task, labels)) in run.config.tasks.iter().zip(&run.labels).enumerate() {
+    for (i, labels) in run.labels.iter().enumerate() {
         for corpus in &train[i] {
             instances.extend(data::instances(i, &corpus.examples(&run.tokenizer, labels)?));
         }
         let mut examples = Vec::new();
-        for corpus in Corpus::read_all(paths.data, &task.dev, task.kind)? {
+        for corpus in &held[i] {
             examples.extend(corpus.examples(&run.tokenizer, labels)?);
         }
         dev.push(examples);

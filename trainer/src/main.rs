@@ -274,10 +274,11 @@ fn finetune(args: &FinetuneArgs) -> Result<()> {
 #[expect(clippy::print_stdout, reason = "the table is the output of the command")]
 fn evaluate(args: &EvaluateArgs) -> Result<()> {
     let run = Run::open(&args.run)?;
-    let report = evaluate::evaluate(&run, &args.data, args.part)?;
+    let (report, details) = evaluate::in_detail(&run, &args.data, args.part)?;
     let path = report.write(&args.run)?;
+    let page = evaluate::write_details(&args.run, &report, &details)?;
     println!("{}", evaluate::table(&report.results));
-    eprintln!("scores in {}", path.display());
+    eprintln!("scores in {}, details in {}", path.display(), page.display());
     Ok(())
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
-use vitag::tags::{Labels, Scheme};
-use vitag::tokenize::{Tokenizer, Unit};
+use vitag::tags::Labels;
+use vitag::tokenize::Tokenizer;
 
 use crate::checkpoint::{DESCRIPTION, Description, Start, TOKENIZER};
 use crate::config::Config;
@@ -73,7 +73,7 @@ impl Run {
         let labels = config.tasks.iter().map(|task| {
             let names = names.remove(&task.name);
             let names = names.with_context(|| format!("{}: no task {:?}", path.display(), task.name))?;
-            Ok(Labels::new(names, Scheme::Bio)?)
+            Ok(Labels::new(names, task.reading().scheme)?)
         });
         let labels = labels.collect::<Result<_>>()?;
         let path = dir.join(DESCRIPTION);
@@ -102,7 +102,7 @@ impl Run {
 
     fn build(dir: &Path, config: Config, encoder: Description, labels: Vec<Labels>) -> Result<Self> {
         let path = dir.join(TOKENIZER);
-        let tokenizer = Tokenizer::from_file(&path, Unit::Syllable, encoder.sizes.max_length)
+        let tokenizer = Tokenizer::from_file(&path, config.tasks[0].unit, encoder.sizes.max_length)
             .with_context(|| path.display().to_string())?;
         tch::manual_seed(config.seed as i64);
         let store = VarStore::new(Device::cuda_if_available());

@@ -5,13 +5,19 @@ mod common;
 use std::path::Path;
 
 use vitag::manifest::Task;
+use vitag::tags::Scheme;
 use vitag::tokenize::{Tokenizer, Unit};
 use vitag_trainer::config::Config;
-use vitag_trainer::data::{self, Corpus};
+use vitag_trainer::data::{self, Corpus, Reading};
 use vitag_trainer::{pretrain, vocab};
 
+fn reading(task: Task) -> Reading {
+    let config = common::config(common::LINEAR, 1);
+    config.tasks.iter().find(|other| other.kind == task).unwrap().reading()
+}
+
 fn error(name: &str, task: Task) -> String {
-    format!("{:#}", Corpus::read(&common::fixture(name), task).unwrap_err())
+    format!("{:#}", Corpus::read(&common::fixture(name), reading(task)).unwrap_err())
 }
 
 fn config_error(from: &str, to: &str) -> String {
@@ -34,7 +40,7 @@ fn malformed_corpora_are_refused_with_file_and_line() {
 
 #[test]
 fn an_inside_tag_after_outside_begins_an_entity() {
-    let corpus = Corpus::read(&common::fixture("bad_bio.tsv"), Task::Ner).unwrap();
+    let corpus = Corpus::read(&common::fixture("bad_bio.tsv"), reading(Task::Ner)).unwrap();
     assert_eq!(corpus.sentences[0].labels, ["O", "O", "B-PER", "O"]);
 }
 
@@ -42,9 +48,9 @@ fn an_inside_tag_after_outside_begins_an_entity() {
 fn a_label_that_training_does_not_know_is_refused_with_its_line() {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = Tokenizer::from_file(&common::tokenizer(dir.path()), Unit::Syllable, 64).unwrap();
-    let train = [Corpus::read(&common::fixture("bad_bio.tsv"), Task::Ner).unwrap()];
-    let labels = data::label_set(&train).unwrap();
-    let dev = Corpus::read(&common::fixture("ner_dev.tsv"), Task::Ner).unwrap();
+    let train = [Corpus::read(&common::fixture("bad_bio.tsv"), reading(Task::Ner)).unwrap()];
+    let labels = data::label_set(&train, Scheme::Bio).unwrap();
+    let dev = Corpus::read(&common::fixture("ner_dev.tsv"), reading(Task::Ner)).unwrap();
     let error = dev.examples(&tokenizer, &labels).unwrap_err().to_string();
     assert!(error.contains("ner_dev.tsv:") && error.contains("does not occur in the training data"), "{error}");
 }

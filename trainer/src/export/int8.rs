@@ -9,7 +9,7 @@ use vitag::manifest::{Manifest, ModelDir, Variant};
 use vitag::registry::Model;
 
 use super::{Cases, write_golden, write_graph};
-use crate::data::{Corpus, Example};
+use crate::data::{self, Example};
 use crate::evaluate;
 use crate::run::Run;
 
@@ -72,7 +72,7 @@ impl Int8<'_> {
     fn compare(&self, run: &Run, head: usize, exact: &mut Session, quantized: &mut Session) -> Result<Agreement> {
         let (task, labels) = (&run.config.tasks[head], &run.labels[head]);
         let mut examples = Vec::new();
-        for corpus in Corpus::read_all(self.data, &task.dev, task.kind)? {
+        for corpus in data::train_and_dev(self.data, task, run.config.seed)?.1 {
             examples.extend(corpus.examples(&run.tokenizer, labels)?);
         }
         let exact = of_head(&answers(exact, &examples)?, head);
