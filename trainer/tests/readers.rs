@@ -81,7 +81,8 @@ fn words_of_vlsp_are_learnt_with_a_vocabulary_of_sentencepiece() {
     assert!((details.accuracy - (1.0 - wrong as f64 / units)).abs() < 1e-9);
     assert!(details.interval.low <= details.spans.f1 && details.spans.f1 <= details.interval.high);
 
-    let page = fs::read_to_string(evaluate::write_details(&out, &report, &[details.clone()]).unwrap()).unwrap();
+    let page =
+        fs::read_to_string(evaluate::write_details(&out, &report, std::slice::from_ref(details)).unwrap()).unwrap();
     assert!(page.contains("<svg") && page.contains("words.txt") && !page.contains("{{") && !page.contains("http"));
 }
 
