@@ -102,18 +102,13 @@ fn rate(broker: &Broker, delivery: &str, documents: u32) -> f64 {
 }
 
 fn worker(stream: &Stream<'_>, instance: &str, settings: &[&str]) -> Worker {
-    let own = [
-        format!("kafka.bootstrap_servers={}", stream.broker.bootstrap()),
-        format!("kafka.group_id={}", stream.group),
-        format!("input.topics={}", stream.input),
-        format!("output.topic={}", stream.output),
-        format!("worker.instance={instance}"),
+    let own = stream.settings(instance);
+    let timeouts = [
         format!("kafka.session_timeout_ms={SESSION_TIMEOUT_MS}"),
         format!("kafka.transaction_timeout_ms={TRANSACTION_TIMEOUT_MS}"),
-        "lanes.count=1".into(),
-        "admin.address=".into(),
     ];
-    Worker::start(own.iter().map(String::as_str).chain(settings.iter().copied()), &[])
+    let settings = ["lanes.count=1"].into_iter().chain(settings.iter().copied());
+    Worker::start(own.iter().chain(&timeouts).map(String::as_str).chain(settings), &[])
 }
 
 /// How long nothing new is committed when a worker under load is killed, and how long one takes that is asked to end.

@@ -139,6 +139,17 @@ pub(crate) fn without_value(error: &KafkaError) -> String {
     }
 }
 
+/// The time until `deadline`.
+pub(crate) fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+/// Whether a producer was refused because another has taken its name, or its transaction lived too long.
+pub(crate) fn is_fenced(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
+    matches!(error.rdkafka_error_code(), Some(Fenced | ProducerFenced | InvalidProducerEpoch))
+}
+
 /// What to do about an error of a transactional producer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {

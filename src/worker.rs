@@ -204,9 +204,6 @@ fn source_options(settings: &Settings) -> KafkaSourceOptions {
 
 fn sink_options(settings: &Settings) -> KafkaSinkOptions {
     let kafka = &settings.kafka;
-    let mut properties = owned(&kafka.producer_properties);
-    properties.insert("compression.type".into(), kafka.compression.to_string());
-    properties.insert("partitioner".into(), kafka.partitioner.to_string());
     let transactional_id = || format!("{}-{}", kafka.group_id, settings.worker.instance);
     KafkaSinkOptions {
         connection: connection(settings),
@@ -215,8 +212,17 @@ fn sink_options(settings: &Settings) -> KafkaSinkOptions {
         transactional_id: (settings.worker.delivery == Delivery::ExactlyOnce).then(transactional_id),
         transaction_timeout: Duration::from_millis(kafka.transaction_timeout_ms),
         startup_timeout: Duration::from_millis(settings.worker.startup_timeout_ms),
-        properties,
+        properties: producer_properties(settings),
     }
+}
+
+/// The properties of every producer.
+pub(crate) fn producer_properties(settings: &Settings) -> BTreeMap<String, String> {
+    let kafka = &settings.kafka;
+    let mut properties = owned(&kafka.producer_properties);
+    properties.insert("compression.type".into(), kafka.compression.to_string());
+    properties.insert("partitioner".into(), kafka.partitioner.to_string());
+    properties
 }
 
 pub(crate) fn owned(properties: &crate::config::Properties) -> BTreeMap<String, String> {

@@ -1,22 +1,20 @@
 //! Letters on their way back, and the progress over them: both in one transaction.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, Producer as _};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::progress::{MAX_METADATA_BYTES, Progress};
 use super::{DlqError, replay_group};
 use crate::config::Settings;
-use crate::kafka::{ConnectError, Onlooker, Verdict, judge};
+use crate::kafka::{ConnectError, Onlooker, Verdict, is_fenced, judge, left};
 use crate::record::{Header, Partition};
-use crate::sink::kafka::MAX_MESSAGE_BYTES;
-use crate::sink::kafka::delivery::{Deliveries, Producer, hand_over, kafka_headers, settle};
-use crate::worker::{connection, owned};
+use crate::sink::kafka::delivery::{Deliveries, Producer, hand_over, kafka_headers, producer_config, settle};
+use crate::worker::{connection, producer_properties};
 
 /// A record to send back.
 #[derive(Debug)]
@@ -51,8 +49,10 @@ impl Outbox {
     pub(super) fn open(settings: &Settings) -> Result<Self, DlqError> {
         let timeout = Duration::from_millis(settings.kafka.transaction_timeout_ms);
         let startup = Duration::from_millis(settings.worker.startup_timeout_ms);
+        let (connection, properties) = (connection(settings), producer_properties(settings));
+        let config = producer_config(&connection, &properties, Some(&replay_group(settings)), timeout);
         let producer: Producer =
-            config(settings).create_with_context(Deliveries::default()).map_err(|e| ConnectError::config(&e))?;
+            config.create_with_context(Deliveries::default()).map_err(|e| ConnectError::config(&e))?;
         let deadline = Instant::now() + startup;
         while let Err(error) = producer.init_transactions(left(deadline)) {
             if judge(&error) != Verdict::Repeat || Instant::now() >= deadline {
@@ -131,27 +131,7 @@ fn offsets(letters: &Partition, next: i64, metadata: &str) -> Result<TopicPartit
     Ok(list)
 }
 
-fn config(settings: &Settings) -> ClientConfig {
-    let kafka = &settings.kafka;
-    let mut properties: BTreeMap<String, String> = owned(&kafka.producer_properties);
-    properties.insert("compression.type".into(), kafka.compression.to_string());
-    properties.insert("partitioner".into(), kafka.partitioner.to_string());
-    properties.entry("message.max.bytes".into()).or_insert_with(|| MAX_MESSAGE_BYTES.into());
-    let mut config = connection(settings).client(&properties);
-    config.set("enable.idempotence", "true").set("acks", "all");
-    config.set("transactional.id", replay_group(settings));
-    config.set("transaction.timeout.ms", kafka.transaction_timeout_ms.to_string());
-    config.set("message.timeout.ms", (kafka.transaction_timeout_ms * 3 / 4).to_string());
-    config
-}
-
-fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now())
-}
-
 fn failed(call: &'static str, error: &KafkaError) -> DlqError {
-    use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
-    let fenced = matches!(error.rdkafka_error_code(), Some(Fenced | ProducerFenced | InvalidProducerEpoch));
-    let advice = if fenced { ": another replay of the same group has taken over" } else { "" };
+    let advice = if is_fenced(error) { ": another replay of the same group has taken over" } else { "" };
     DlqError::Kafka { call, reason: format!("{error}{advice}") }
 }

@@ -12,9 +12,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use self::delivery::{Deliveries, Destination, Destinations, Producer, is_too_large, is_transient, settle};
+use self::delivery::{
+    Deliveries, Destination, Destinations, Producer, is_too_large, is_transient, producer_config, settle,
+};
 use crate::fault::is_off;
-use crate::kafka::{ConnectError, Connection, Verdict, judge, partition_count, without_value};
+use crate::kafka::{ConnectError, Connection, Verdict, is_fenced, judge, left, partition_count, without_value};
 use crate::record::Partition;
 use crate::sink::{Finished, Sink, SinkError};
 use crate::source::kafka::Consumer;
@@ -41,9 +43,6 @@ pub struct KafkaSinkOptions {
     /// Properties of librdkafka for the producer.
     pub properties: BTreeMap<String, String>,
 }
-
-/// Largest message that the producer lets pass, in bytes: the broker decides what is too large, topic by topic.
-pub(crate) const MAX_MESSAGE_BYTES: &str = "67108864";
 
 /// A sink of Kafka topics.
 pub struct KafkaSink {
@@ -85,7 +84,12 @@ impl KafkaSink {
             dead_letters: destination(&options.dead_letter_topic, "output.dead_letter_topic")?,
         };
         let mut sink = Self {
-            config: producer_config(&options),
+            config: producer_config(
+                &options.connection,
+                &options.properties,
+                options.transactional_id.as_deref(),
+                options.transaction_timeout,
+            ),
             deliveries: Deliveries::default(),
             producer: None,
             in_doubt: false,
@@ -287,9 +291,8 @@ impl KafkaSink {
     }
 
     fn fatal(&self, call: &str, error: &KafkaError) -> SinkError {
-        use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
-        let advice = match (&self.options.transactional_id, error.rdkafka_error_code()) {
-            (Some(id), Some(Fenced | ProducerFenced | InvalidProducerEpoch)) => format!(
+        let advice = match &self.options.transactional_id {
+            Some(id) if is_fenced(error) => format!(
                 ": another worker has taken over as {id:?} (give every worker a worker.instance of its own), or the \
                  transaction outlived kafka.transaction_timeout_ms"
             ),
@@ -311,25 +314,6 @@ impl Sink for KafkaSink {
         self.destinations.count(records);
         Ok(())
     }
-}
-
-fn producer_config(options: &KafkaSinkOptions) -> ClientConfig {
-    let mut config = options.connection.client(&options.properties);
-    if config.get("message.max.bytes").is_none() {
-        config.set("message.max.bytes", MAX_MESSAGE_BYTES);
-    }
-    let lifetime = options.transaction_timeout.as_millis();
-    config.set("enable.idempotence", "true").set("acks", "all");
-    // A record that waits longer than its transaction may live can only be lost.
-    config.set("message.timeout.ms", (lifetime * 3 / 4).to_string());
-    if let Some(id) = &options.transactional_id {
-        config.set("transactional.id", id).set("transaction.timeout.ms", lifetime.to_string());
-    }
-    config
-}
-
-fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now())
 }
 
 fn retry(call: &str, error: &KafkaError) -> SinkError {

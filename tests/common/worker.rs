@@ -50,21 +50,28 @@ impl<'b> Stream<'b> {
 
     /// Starts a worker with fail points set, as `FAILPOINTS` takes them.
     pub(crate) fn worker_with(&self, instance: &str, settings: &[&str], env: &[(&str, &str)]) -> Worker {
-        let own = [
+        let own = self.settings(instance);
+        let quick = [
+            "kafka.session_timeout_ms=6000",
+            "kafka.consumer_properties.heartbeat.interval.ms=500",
+            "kafka.transaction_timeout_ms=10000",
+            "commit.interval_ms=50",
+            "lanes.count=1",
+        ];
+        let settings = own.iter().map(String::as_str).chain(quick).chain(settings.iter().copied());
+        Worker::start(settings, env)
+    }
+
+    /// The settings that make a worker of this name work on the stream.
+    pub(crate) fn settings(&self, instance: &str) -> [String; 6] {
+        [
             format!("kafka.bootstrap_servers={}", self.broker.bootstrap()),
             format!("kafka.group_id={}", self.group),
             format!("input.topics={}", self.input),
             format!("output.topic={}", self.output),
             format!("worker.instance={instance}"),
-            "kafka.session_timeout_ms=6000".into(),
-            "kafka.consumer_properties.heartbeat.interval.ms=500".into(),
-            "kafka.transaction_timeout_ms=10000".into(),
-            "commit.interval_ms=50".into(),
-            "lanes.count=1".into(),
             "admin.address=".into(),
-        ];
-        let settings = own.iter().map(String::as_str).chain(settings.iter().copied());
-        Worker::start(settings, env)
+        ]
     }
 
     /// Writes documents `{"id", "text"}` with the id as the key.

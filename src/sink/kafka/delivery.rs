@@ -1,18 +1,44 @@
 //! Records to a producer, and what became of them.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 
 use super::dead_letter::DeadLetterHeaders;
+use crate::kafka::Connection;
 use crate::record::{Header, Reject};
 use crate::sink::{Finished, Outcome};
 use crate::telemetry::OutputMetrics;
+
+/// Largest message that the producer lets pass, in bytes: the broker decides what is too large, topic by topic.
+const MAX_MESSAGE_BYTES: &str = "67108864";
+
+/// The settings of a producer whose transactions live no longer than `lifetime`; without a name it has none.
+pub(crate) fn producer_config(
+    connection: &Connection,
+    properties: &BTreeMap<String, String>,
+    transactional_id: Option<&str>,
+    lifetime: Duration,
+) -> ClientConfig {
+    let mut config = connection.client(properties);
+    if config.get("message.max.bytes").is_none() {
+        config.set("message.max.bytes", MAX_MESSAGE_BYTES);
+    }
+    config.set("enable.idempotence", "true").set("acks", "all");
+    // A record that waits longer than its transaction may live can only be lost.
+    config.set("message.timeout.ms", (lifetime.as_millis() * 3 / 4).to_string());
+    if let Some(id) = transactional_id {
+        config.set("transactional.id", id).set("transaction.timeout.ms", lifetime.as_millis().to_string());
+    }
+    config
+}
 
 /// A producer that reports deliveries by the place of a record in its publication.
 pub(crate) type Producer = ThreadedProducer<Deliveries>;
