@@ -210,6 +210,12 @@ fn head_dropout() -> f64 {
     0.5
 }
 
+/// Reads settings from a file; an error names it.
+pub(crate) fn read<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    parse(&text).with_context(|| path.display().to_string())
+}
+
 impl Config {
     /// Reads and checks a file.
     ///
@@ -217,8 +223,7 @@ impl Config {
     /// When it cannot be read, has an unknown or missing key, or a value that makes no sense; the message names the
     /// key.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&text).with_context(|| path.display().to_string())
+        read(path, Self::parse)
     }
 
     /// As [`Config::read`], from the text of a file.

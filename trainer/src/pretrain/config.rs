@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Cuda, Device, Kind};
 
-use crate::config::{Encoder, Sizes, probability};
+use crate::config::{Encoder, Sizes, probability, read};
 
 /// A pretraining run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -126,8 +126,7 @@ impl Config {
     /// When it cannot be read, has an unknown or missing key, or a value that makes no sense; the message names the
     /// key.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&text).with_context(|| path.display().to_string())
+        read(path, Self::parse)
     }
 
     /// As [`Config::read`], from the text of a file.
