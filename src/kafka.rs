@@ -54,7 +54,7 @@ pub(crate) fn partition_count<C: ConsumerContext + Troubled>(
 ) -> Result<i32, ConnectError> {
     let trouble = consumer.context().trouble();
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = left(deadline);
         let metadata = match consumer.fetch_metadata(Some(topic), left.min(METADATA)) {
             Ok(metadata) => metadata,
             Err(error) => {

@@ -11,9 +11,11 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::progress::{MAX_METADATA_BYTES, Progress};
 use super::{DlqError, replay_group};
 use crate::config::Settings;
-use crate::kafka::{ConnectError, Onlooker, Verdict, is_fenced, judge, left};
+use crate::kafka::{ConnectError, Onlooker, is_fenced, left};
 use crate::record::{Header, Partition};
-use crate::sink::kafka::delivery::{Deliveries, Producer, hand_over, kafka_headers, producer_config, settle};
+use crate::sink::kafka::delivery::{
+    Deliveries, Producer, hand_over, init_transactions, kafka_headers, producer_config, settle,
+};
 use crate::worker::{connection, producer_properties};
 
 /// A record to send back.
@@ -53,12 +55,7 @@ impl Outbox {
         let config = producer_config(&connection, &properties, Some(&replay_group(settings)), timeout);
         let producer: Producer =
             config.create_with_context(Deliveries::default()).map_err(|e| ConnectError::config(&e))?;
-        let deadline = Instant::now() + startup;
-        while let Err(error) = producer.init_transactions(left(deadline)) {
-            if judge(&error) != Verdict::Repeat || Instant::now() >= deadline {
-                return Err(failed("init_transactions", &error));
-            }
-        }
+        init_transactions(&producer, Instant::now() + startup).map_err(|e| failed("init_transactions", &e))?;
         Ok(Self { producer, timeout })
     }
 

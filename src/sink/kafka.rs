@@ -13,7 +13,8 @@ use rdkafka::producer::Producer as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use self::delivery::{
-    Deliveries, Destination, Destinations, Producer, is_too_large, is_transient, producer_config, settle,
+    Deliveries, Destination, Destinations, Producer, init_transactions, is_too_large, is_transient, producer_config,
+    settle,
 };
 use crate::fault::is_off;
 use crate::kafka::{ConnectError, Connection, Verdict, is_fenced, judge, left, partition_count, without_value};
@@ -119,15 +120,11 @@ impl KafkaSink {
             .config
             .create_with_context(self.deliveries.clone())
             .map_err(|e| SinkError::Fatal(format!("cannot make a producer: {}", without_value(&e))))?;
-        while self.options.transactional_id.is_some() {
-            match producer.init_transactions(left(deadline)) {
-                Ok(()) => break,
-                Err(e) if judge(&e) == Verdict::Fatal => return Err(self.fatal("init_transactions", &e)),
-                Err(e) if Instant::now() >= deadline || judge(&e) != Verdict::Repeat => {
-                    return Err(retry("init_transactions", &e));
-                }
-                Err(e) => tracing::warn!(error = %e, "init_transactions failed, trying again"),
-            }
+        if self.options.transactional_id.is_some() {
+            init_transactions(&producer, deadline).map_err(|e| match judge(&e) {
+                Verdict::Fatal => self.fatal("init_transactions", &e),
+                _ => retry("init_transactions", &e),
+            })?;
         }
         Ok(producer)
     }

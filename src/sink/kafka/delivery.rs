@@ -12,7 +12,7 @@ use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 
 use super::dead_letter::DeadLetterHeaders;
-use crate::kafka::Connection;
+use crate::kafka::{Connection, Verdict, judge, left};
 use crate::record::{Header, Reject};
 use crate::sink::{Finished, Outcome};
 use crate::telemetry::OutputMetrics;
@@ -122,6 +122,18 @@ impl Destinations {
         match finished.payload.outcome {
             Outcome::Output(_) | Outcome::Tombstone => &self.output,
             Outcome::DeadLetter(_) | Outcome::DeadLetterWithoutValue(_) => &self.dead_letters,
+        }
+    }
+}
+
+/// Readies a producer for transactions: those of an older one of its name are settled after this, and that is fenced.
+pub(crate) fn init_transactions(producer: &Producer, deadline: Instant) -> Result<(), KafkaError> {
+    loop {
+        match producer.init_transactions(left(deadline)) {
+            Err(error) if judge(&error) == Verdict::Repeat && Instant::now() < deadline => {
+                tracing::warn!(%error, "init_transactions failed, trying again");
+            }
+            ended => return ended,
         }
     }
 }
