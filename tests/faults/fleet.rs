@@ -86,14 +86,30 @@ impl Fleet {
         Worker::start(settings, &env)
     }
 
-    fn replace(&mut self, place: usize, kill_at: Option<&str>) -> Worker {
-        let successor = self.launch(&self.places[place].instance, kill_at);
+    /// Starts one again that has ended; returns the former.
+    fn start_again(&mut self, place: usize) -> Worker {
+        let successor = self.launch(&self.places[place].instance, None);
         std::mem::replace(&mut self.places[place].worker, successor)
     }
 
-    fn kill(&mut self, worker: Worker) {
+    /// Kills one, unless it has ended by itself.
+    fn kill(&mut self, mut worker: Worker) {
+        if worker.has_ended() {
+            return self.note_ending(&worker);
+        }
         worker.kill();
         self.kills += 1;
+    }
+
+    /// Notes what one said that has ended by itself.
+    ///
+    /// # Panics
+    /// If it has panicked, or was kept out by one that is dead.
+    fn note_ending(&mut self, worker: &Worker) {
+        let log = worker.log();
+        let wrong = ["panicked", "UnreleasedInstanceId"].into_iter().find(|word| log.contains(word));
+        assert!(wrong.is_none(), "{log}");
+        self.endings.push(last_line(&log));
     }
 
     /// Kills one, and its successor at a fail point; returns whether that was reached.
@@ -112,10 +128,11 @@ impl Fleet {
             }
             _ => self.await_death(place),
         };
-        self.kills += u32::from(reached);
-        let former = self.replace(place, None);
-        if !reached {
-            self.kill(former);
+        if reached {
+            self.kills += 1;
+            self.start_again(place);
+        } else {
+            self.restart(place);
         }
         reached
     }
@@ -177,7 +194,7 @@ impl Fleet {
 
     /// Starts a second worker under the name of one, and waits for the end of either; returns what the first said if it
     /// was the first that ended.
-    pub(crate) fn shadow(&mut self, place: usize) -> Option<String> {
+    pub(crate) fn start_namesake(&mut self, place: usize) -> Option<String> {
         self.await_assignment(place);
         let mut second = self.launch(&self.places[place].instance, None);
         let deadline = Instant::now() + SOON;
@@ -186,9 +203,8 @@ impl Fleet {
             thread::sleep(Duration::from_millis(20));
         }
         if !first.has_ended() {
-            // The broker may refuse the second member of a name (KIP-848); then the first goes on.
             assert!(second.has_ended(), "two workers of one name go on:\n{}\n{}", first.log(), second.log());
-            self.endings.push(last_line(&second.log()));
+            self.note_ending(&second);
             return None;
         }
         let first = std::mem::replace(&mut self.places[place].worker, second);
@@ -212,11 +228,8 @@ impl Fleet {
     pub(crate) fn mend(&mut self) {
         for place in 0..self.places.len() {
             if self.places[place].worker.has_ended() {
-                let former = self.replace(place, None);
-                let log = former.log();
-                let wrong = ["panicked", "UnreleasedInstanceId"].into_iter().find(|word| log.contains(word));
-                assert!(wrong.is_none(), "{log}");
-                self.endings.push(last_line(&log));
+                let former = self.start_again(place);
+                self.note_ending(&former);
             }
         }
     }

@@ -82,7 +82,7 @@ impl Run<'_> {
                 self.fleet.freeze(place, Duration::from_secs(6));
             }
             Fault::Namesake => {
-                if let Some(log) = self.fleet.shadow(place) {
+                if let Some(log) = self.fleet.start_namesake(place) {
                     assert!(log.contains("worker.instance"), "the older of two must say why it ends:\n{log}");
                 }
             }
