@@ -118,6 +118,19 @@ impl Checkpoint {
         model::restore(&model::variables_below(store, root), &self.tensors).context(WEIGHTS)
     }
 
+    /// Leaves out the positions from `length` on.
+    fn shorten(&mut self, length: usize) -> Result<()> {
+        let sizes = &mut self.description.sizes;
+        let longest = sizes.max_length;
+        ensure!(length <= longest, "encoder.max_length: {length} is more than the {longest} of the encoder");
+        sizes.max_length = length;
+        sizes.validate("encoder")?;
+        for (_, tensor) in self.tensors.iter_mut().filter(|(name, _)| name == model::POSITIONS) {
+            *tensor = tensor.narrow(0, 0, length as i64);
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
         let Description { vocabulary, sizes, .. } = &self.description;
         sizes.validate("sizes").context(DESCRIPTION)?;
@@ -153,7 +166,10 @@ impl Start {
     pub fn new(encoder: &config::Encoder, tokenizer: Option<&Path>) -> Result<Self> {
         if let Some(from) = &encoder.from {
             ensure!(tokenizer.is_none(), "--tokenizer: leave it out, {} has its own", from.display());
-            let checkpoint = Checkpoint::read(from)?;
+            let mut checkpoint = Checkpoint::read(from)?;
+            if let Some(length) = encoder.max_length {
+                checkpoint.shorten(length)?;
+            }
             let (description, tokenizer) = (checkpoint.description.clone(), checkpoint.tokenizer.clone());
             return Ok(Self { description, tokenizer, checkpoint: Some(checkpoint) });
         }

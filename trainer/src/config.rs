@@ -50,6 +50,8 @@ pub struct Encoder {
     pub from: Option<PathBuf>,
     /// Sizes of an encoder that starts from random weights.
     pub sizes: Option<Sizes>,
+    /// Longest input in tokens, where it is to be below that of the encoder directory.
+    pub max_length: Option<usize>,
     /// Probability of dropping a value in training.
     pub dropout: f64,
 }
@@ -136,7 +138,8 @@ pub struct TaskConfig {
     pub unit: Unit,
     /// How the labels relate; plain for the parts of speech of words and BIO for all else if left out.
     pub scheme: Option<Scheme>,
-    /// The layers between the encoder and the labels.
+    /// The layers between the encoder and the labels; a linear one alone if left out.
+    #[serde(default)]
     pub head: Head,
 }
 
@@ -167,8 +170,21 @@ pub struct Head {
     pub dropout: f64,
 }
 
-/// The heads of the paper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+impl Default for Head {
+    fn default() -> Self {
+        Self {
+            kind: HeadKind::Linear,
+            input: Input::default(),
+            hidden: recurrent_hidden(),
+            attention_hidden: attention_hidden(),
+            attention_heads: attention_heads(),
+            dropout: head_dropout(),
+        }
+    }
+}
+
+/// The heads of the paper, in the order of its tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadKind {
     /// A linear layer alone.
@@ -181,6 +197,30 @@ pub enum HeadKind {
     BilstmAttn,
     /// A bidirectional GRU, then attention.
     BigruAttn,
+}
+
+impl HeadKind {
+    /// As settings have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Bilstm => "bilstm",
+            Self::Bigru => "bigru",
+            Self::BilstmAttn => "bilstm_attn",
+            Self::BigruAttn => "bigru_attn",
+        }
+    }
+
+    /// As the tables of the paper have it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Linear => "+Fine-Tune",
+            Self::Bilstm => "+BiLSTM",
+            Self::Bigru => "+BiGRU",
+            Self::BilstmAttn => "+BiLSTM_Attn",
+            Self::BigruAttn => "+BiGRU_Attn",
+        }
+    }
 }
 
 /// What a head reads of the encoder.
@@ -236,7 +276,11 @@ impl Config {
         Ok(config)
     }
 
-    fn validate(&self) -> Result<()> {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// When one makes no sense; the message names the key.
+    pub fn validate(&self) -> Result<()> {
         self.encoder.validate()?;
         self.train.validate()?;
         ensure!(!self.tasks.is_empty(), "[[task]]: at least one is needed");
@@ -260,7 +304,10 @@ impl Encoder {
         match (&self.from, &self.sizes) {
             (None, None) => bail!("encoder: it needs \"from\", a pretrained encoder, or its sizes in [encoder.sizes]"),
             (Some(_), Some(_)) => bail!("encoder.sizes: leave them out, encoder.from gives them"),
-            (None, Some(sizes)) => sizes.validate("encoder.sizes")?,
+            (None, Some(sizes)) => {
+                ensure!(self.max_length.is_none(), "encoder.max_length: it belongs into [encoder.sizes] here");
+                sizes.validate("encoder.sizes")?;
+            }
             (Some(_), None) => {}
         }
         probability("encoder.dropout", self.dropout)

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
@@ -52,16 +52,34 @@ struct Progress {
 }
 
 /// One line of the log.
-#[derive(Debug, Serialize)]
-struct Record {
-    epoch: usize,
-    step: i64,
-    loss: f64,
-    learning_rate: f64,
-    gradient_norm: f64,
-    scores: BTreeMap<String, f64>,
-    score: f64,
-    seconds: f64,
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Record {
+    /// Epochs done.
+    pub epoch: usize,
+    /// Steps done.
+    pub step: i64,
+    /// Mean loss of the epoch.
+    pub loss: f64,
+    /// Of its last step.
+    pub learning_rate: f64,
+    /// Mean norm of its gradients, before clipping.
+    pub gradient_norm: f64,
+    /// On the development data, by task.
+    pub scores: BTreeMap<String, f64>,
+    /// Their mean.
+    pub score: f64,
+    /// What the epoch took.
+    pub seconds: f64,
+}
+
+/// Reads the log of a run.
+///
+/// # Errors
+/// When it is missing or malformed.
+pub fn log(run: &Path) -> Result<Vec<Record>> {
+    let path = run.join(LOG);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    text.lines().map(serde_json::from_str).collect::<Result<_, _>>().with_context(|| path.display().to_string())
 }
 
 /// A training run.

@@ -8,7 +8,8 @@
 //!    [`metrics`] is what it tells of that, with [`curves`] and [`events`].
 //! 5. [`fit`]: the loop, with [`optim`]; [`finetune`] gives it a model and labelled data. [`run`] is what it leaves.
 //! 6. [`evaluate`]: scores, beside those of a baseline.
-//! 7. [`export`]: the model directory, with [`onnx`] that writes graphs, [`graph`] that writes this model as one, and
+//! 7. [`paper`]: many runs, and the tables that the paper has of them.
+//! 8. [`export`]: the model directory, with [`onnx`] that writes graphs, [`graph`] that writes this model as one, and
 //!    [`card`] that writes about it.
 
 pub mod card;
@@ -31,6 +32,7 @@ pub mod metrics;
 pub mod model;
 pub mod onnx;
 pub mod optim;
+pub mod paper;
 pub mod pretrain;
 pub mod run;
 pub mod shards;

@@ -17,8 +17,10 @@ use vitag_trainer::run::Run;
 use vitag_trainer::{checkpoint, pretrain, shards};
 
 mod prepare;
+mod repeat;
 
 use prepare::{CleanArgs, ExportHfArgs, ImportArgs, VocabCommand};
+use repeat::PaperCommand;
 
 /// Trains, scores and exports the models that vitag serves.
 #[derive(Parser)]
@@ -62,6 +64,9 @@ enum Command {
     Evaluate(EvaluateArgs),
     /// Writes the model directory that vitag serves.
     Export(ExportArgs),
+    /// Repeats the experiments of the paper: every task with every encoder and every head.
+    #[command(subcommand)]
+    Paper(PaperCommand),
 }
 
 #[derive(Args)]
@@ -217,6 +222,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Finetune(args) => finetune(&args),
         Command::Evaluate(args) => evaluate(&args),
         Command::Export(args) => export(&args),
+        Command::Paper(command) => repeat::paper(&command),
     }
 }
 

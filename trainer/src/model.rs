@@ -17,7 +17,7 @@ mod heads;
 mod layers;
 mod pretraining;
 
-pub use encoder::{Encoder, Layer};
+pub use encoder::{Encoder, Layer, POSITIONS};
 pub use heads::{Cell, Head, Mix, Recurrent};
 pub use layers::{Attention, Linear, Norm};
 pub use pretraining::{Discriminator, MlmHead};

@@ -16,7 +16,8 @@ use crate::files;
 use crate::fit;
 use crate::model::{self, Tagger};
 
-const CONFIG: &str = "config.toml";
+/// The settings of a run.
+pub const CONFIG: &str = "config.toml";
 const LABELS: &str = "labels.json";
 
 /// A model with all that is needed to use it.

@@ -60,6 +60,9 @@ fn help_shows_examples() {
         "finetune",
         "evaluate",
         "export",
+        "paper train",
+        "paper time",
+        "paper report",
     ] {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         assert!(succeed(dir.path(), &arguments).contains("Example"), "{command}");

@@ -8,8 +8,8 @@ use std::path::Path;
 use tch::Device;
 use tch::nn::VarStore;
 use tempfile::TempDir;
-use vitag_trainer::checkpoint::{Checkpoint, DESCRIPTION, Description, Kind, TOKENIZER, WEIGHTS};
-use vitag_trainer::config::{Config, Sizes};
+use vitag_trainer::checkpoint::{Checkpoint, DESCRIPTION, Description, Kind, Start, TOKENIZER, WEIGHTS};
+use vitag_trainer::config::{self, Config, Sizes};
 use vitag_trainer::finetune::{Paths, finetune};
 use vitag_trainer::model::{self, Encoder};
 use vitag_trainer::{files, run::Run};
@@ -142,4 +142,27 @@ fn finetuning_starts_from_a_pretrained_encoder() {
     let tokenizer = path.join(TOKENIZER);
     let twice = finetune(from("learning_rate = 1e-3"), Paths { tokenizer: Some(&tokenizer), ..paths }, false);
     assert!(format!("{:#}", twice.unwrap_err()).contains("--tokenizer: leave it out"));
+}
+
+#[test]
+fn a_run_can_read_shorter_inputs_than_the_encoder() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("encoder");
+    checkpoint(dir.path()).write(&path).unwrap();
+    let start = |max_length| {
+        Start::new(&config::Encoder { from: Some(path.clone()), sizes: None, max_length, dropout: 0.1 }, None)
+    };
+    let (whole, short) = (start(None).unwrap(), start(Some(40)).unwrap());
+    assert_eq!((whole.description.sizes.max_length, short.description.sizes.max_length), (64, 40));
+    let positions = |start: Start| {
+        let store = VarStore::new(Device::Cpu);
+        let (root, sizes) = (store.root() / model::ENCODER, &start.description.sizes);
+        let encoder = Encoder::new(&root, sizes, start.description.vocabulary as i64, 0.1);
+        tch::no_grad(|| encoder.position.shallow_clone().fill_(7.0));
+        start.checkpoint.unwrap().restore(&store, model::ENCODER).unwrap();
+        encoder.position.detach().copy()
+    };
+    assert_eq!(positions(whole).narrow(0, 0, 40), positions(short));
+    let longer = format!("{:#}", start(Some(65)).unwrap_err());
+    assert!(longer.contains("encoder.max_length: 65 is more than the 64"), "{longer}");
 }

@@ -3,8 +3,8 @@
 //! BERT and ELECTRA's discriminator are one architecture: they differ in how they are pretrained, and in that the
 //! embeddings of ELECTRA's small models are narrower than its layers.
 
-use tch::Tensor;
 use tch::nn::{self, Init};
+use tch::{Device, Kind, Tensor};
 
 use super::Batch;
 use super::layers::{Attention, Linear, Norm};
@@ -12,6 +12,9 @@ use crate::config::Sizes;
 
 /// Spread of new embeddings (as in BERT).
 const EMBEDDING_STDEV: f64 = 0.02;
+
+/// The name of the position embeddings.
+pub const POSITIONS: &str = "embeddings.position";
 
 /// An encoder of width H.
 #[derive(Debug)]
@@ -49,8 +52,8 @@ impl Encoder {
     pub fn new(path: &nn::Path, sizes: &Sizes, vocabulary: i64, dropout: f64) -> Self {
         let embeddings = path / "embeddings";
         let spread = Init::Randn { mean: 0.0, stdev: EMBEDDING_STDEV };
-        let table = |name: &str, rows: i64| embeddings.var(name, &[rows, sizes.embedding], spread);
-        let (word, position) = (table("word", vocabulary), table("position", sizes.max_length as i64));
+        let word = embeddings.var("word", &[vocabulary, sizes.embedding], spread);
+        let position = embeddings.var_copy("position", &waves(sizes.max_length as i64, sizes.embedding));
         Self::on(path, sizes, (word, position), dropout)
     }
 
@@ -68,7 +71,7 @@ impl Encoder {
         let norm = |name: String, width| ["weight", "bias"].map(|part| (format!("{name}.{part}"), vec![width]));
         let mut shapes = vec![
             ("embeddings.word".to_owned(), vec![vocabulary, embedding]),
-            ("embeddings.position".to_owned(), vec![sizes.max_length as i64, embedding]),
+            (POSITIONS.to_owned(), vec![sizes.max_length as i64, embedding]),
         ];
         shapes.extend(norm("embeddings.norm".into(), embedding));
         if embedding != hidden {
@@ -116,6 +119,17 @@ impl Encoder {
     }
 }
 
+/// What position embeddings [positions, width] begin as: the sinusoids of Vaswani et al. (2017, §3.5), as large as the
+/// other embeddings. With random ones a model must first learn for each position which one is next to it, and little
+/// text is used up before it looks beyond single words.
+fn waves(positions: i64, width: i64) -> Tensor {
+    let even = Tensor::arange_start_step(0, width, 2, (Kind::Float, Device::Cpu));
+    let frequencies = (even * (-(10_000f64.ln()) / width as f64)).exp();
+    let angles = Tensor::arange(positions, (Kind::Float, Device::Cpu)).unsqueeze(1) * frequencies.unsqueeze(0);
+    let waves = Tensor::stack(&[angles.sin(), angles.cos()], 2).view([positions, -1]).narrow(1, 0, width);
+    waves * (EMBEDDING_STDEV * std::f64::consts::SQRT_2)
+}
+
 impl Layer {
     fn new(path: &nn::Path, sizes: &Sizes) -> Self {
         let (hidden, ffn) = (sizes.hidden, sizes.ffn);
@@ -138,5 +152,20 @@ impl Layer {
         let middle = self.attention_norm.forward(&(input + found));
         let wide = self.ffn_in.forward(&middle.to_kind(batch.kind)).gelu("none");
         self.ffn_norm.forward(&(&middle + drop(self.ffn_out.forward(&wide))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_positions_are_sines_and_cosines_of_falling_frequency() {
+        let found = Vec::<Vec<f64>>::try_from(waves(3, 5) / (EMBEDDING_STDEV * 2f64.sqrt())).unwrap();
+        for (position, row) in found.iter().enumerate() {
+            let angle = |pair: f64| position as f64 / 10_000f64.powf(2.0 * pair / 5.0);
+            let expected = [angle(0.0).sin(), angle(0.0).cos(), angle(1.0).sin(), angle(1.0).cos(), angle(2.0).sin()];
+            assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{row:?} for {expected:?}");
+        }
     }
 }
