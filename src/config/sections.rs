@@ -145,7 +145,8 @@ pub struct Kafka {
     /// Longest time between two polls before a worker loses its partitions, in milliseconds.
     #[schemars(range(min = 1, max = DAY_MS))]
     pub max_poll_interval_ms: u64,
-    /// Longest time a transaction may stay open before the broker aborts it, in milliseconds.
+    /// Longest time a transaction may stay open before the broker aborts it, in milliseconds. A transactional producer
+    /// waits as long for an answer, whatever `socket.timeout.ms` says.
     #[schemars(range(min = 1_000, max = 2_147_483_647))]
     pub transaction_timeout_ms: u64,
     /// Where a group without a committed offset starts.

@@ -188,19 +188,18 @@ impl KafkaSink {
         call: &'static str,
         error: &KafkaError,
     ) -> SinkError {
+        if call != COMMIT {
+            self.metrics.transaction_aborted();
+        }
         match judge(error) {
             Verdict::Fatal => return self.fatal(call, error),
-            // No answer: the broker may have committed or not, and a late request could yet hit a later transaction of
-            // this producer (KIP-890). A new one settles it.
-            Verdict::Repeat if call == COMMIT => {
-                self.in_doubt = true;
-                return retry(call, error);
-            }
-            Verdict::Broken => {
+            // No answer, or none that fits. A late request could yet hit a later transaction of this producer (KIP-890),
+            // so a new one settles it; of a commit, nobody knows yet whether it was done.
+            Verdict::Repeat | Verdict::Broken => {
                 self.in_doubt = call == COMMIT;
                 return retry(call, error);
             }
-            Verdict::Repeat | Verdict::Abort => self.metrics.transaction_aborted(),
+            Verdict::Abort => {}
         }
         match producer.abort_transaction(self.options.transaction_timeout) {
             Ok(()) => {
@@ -208,7 +207,11 @@ impl KafkaSink {
                 self.refusal(records, call, error)
             }
             Err(e) if judge(&e) == Verdict::Fatal => self.fatal("abort_transaction", &e),
-            Err(_) => retry(call, error),
+            // A commit that was called failed may have been done all the same, and then there is nothing to abort.
+            Err(_) => {
+                self.in_doubt = call == COMMIT;
+                retry(call, error)
+            }
         }
     }
 

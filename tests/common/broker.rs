@@ -121,6 +121,11 @@ impl Broker {
         config
     }
 
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        read(&self.folder.path().join("broker.log"))
+    }
+
     /// Kills the broker the hard way: nothing is flushed, nobody is told.
     pub(crate) fn kill(&mut self) {
         self.server = None;

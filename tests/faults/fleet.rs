@@ -26,6 +26,8 @@ pub(crate) struct Fleet {
     pub(crate) kills: u32,
     /// What workers said that ended by themselves.
     pub(crate) endings: Vec<String>,
+    /// Names and logs of those that are gone.
+    former: Vec<(String, String)>,
 }
 
 impl Fleet {
@@ -60,7 +62,8 @@ impl Fleet {
         ];
         let fixed = fixed.iter().chain(protocol.settings()).map(|setting| (*setting).to_owned());
         let settings = own.into_iter().chain(fixed).collect();
-        let mut fleet = Self { settings, failpoints, places: vec![], named: 0, kills: 0, endings: vec![] };
+        let mut fleet =
+            Self { settings, failpoints, places: vec![], named: 0, kills: 0, endings: vec![], former: vec![] };
         (0..workers).for_each(|_| fleet.join());
         fleet
     }
@@ -89,7 +92,19 @@ impl Fleet {
     /// Starts one again that has ended; returns the former.
     fn start_again(&mut self, place: usize) -> Worker {
         let successor = self.launch(&self.places[place].instance, None);
-        std::mem::replace(&mut self.places[place].worker, successor)
+        self.replace(place, successor)
+    }
+
+    fn replace(&mut self, place: usize, successor: Worker) -> Worker {
+        let Place { instance, worker } = &mut self.places[place];
+        self.former.push((instance.clone(), worker.log()));
+        std::mem::replace(worker, successor)
+    }
+
+    fn remove(&mut self, place: usize) -> Place {
+        let Place { instance, worker } = self.places.remove(place);
+        self.former.push((instance.clone(), worker.log()));
+        Place { instance, worker }
     }
 
     /// Kills one, unless it has ended by itself.
@@ -144,8 +159,7 @@ impl Fleet {
 
     fn restart_with(&mut self, place: usize, kill_at: Option<&str>) {
         // Killed before its successor starts: there is never a second of the name.
-        let instance = self.places[place].instance.clone();
-        let Place { worker, .. } = self.places.remove(place);
+        let Place { instance, worker } = self.remove(place);
         self.kill(worker);
         let worker = self.launch(&instance, kill_at);
         self.places.insert(place, Place { instance, worker });
@@ -176,7 +190,7 @@ impl Fleet {
         self.restart_with(place, Some("after_produce:2:0"));
         let reached = self.await_death(place);
         self.kills += u32::from(reached);
-        let Place { worker, .. } = self.places.remove(place);
+        let Place { worker, .. } = self.remove(place);
         if !reached {
             self.kill(worker);
         }
@@ -207,13 +221,13 @@ impl Fleet {
             self.note_ending(&second);
             return None;
         }
-        let first = std::mem::replace(&mut self.places[place].worker, second);
+        let first = self.replace(place, second);
         Some(first.log())
     }
 
     /// One leaves: in good order, or killed.
     pub(crate) fn leave(&mut self, place: usize, in_good_order: bool) {
-        let Place { mut worker, .. } = self.places.remove(place);
+        let Place { mut worker, .. } = self.remove(place);
         if !in_good_order {
             return self.kill(worker);
         }
@@ -234,8 +248,8 @@ impl Fleet {
         }
     }
 
-    /// Ends all in good order; returns what those said that could not.
-    pub(crate) fn finish(mut self) -> Vec<String> {
+    /// Ends all in good order; returns what those said that ended otherwise, and names and logs of all there were.
+    pub(crate) fn finish(mut self) -> (Vec<String>, Vec<(String, String)>) {
         self.places.iter().for_each(|place| place.worker.terminate());
         for Place { worker, .. } in &mut self.places {
             let status = worker.wait();
@@ -243,7 +257,10 @@ impl Fleet {
                 self.endings.push(format!("at the end: {}", last_line(&worker.log())));
             }
         }
-        self.endings
+        while !self.places.is_empty() {
+            self.remove(0);
+        }
+        (self.endings, self.former)
     }
 
     /// All logs, for a failure.

@@ -18,8 +18,10 @@ mod stage;
 mod verify;
 
 use std::path::Path;
+use std::time::Duration;
 
 use plan::{Fault, Plan};
+use proxy::{Action, Aim, Api};
 use run::{Outcome, run};
 use stage::Stage;
 
@@ -55,10 +57,30 @@ fn every_record_comes_out_once_and_in_order_whatever_fails() {
     assert!(broken.is_empty(), "the promise was broken with the seeds {broken:?}");
 }
 
+#[test]
+fn a_commit_that_the_broker_calls_failed_is_not_repeated_when_it_was_done() {
+    let mut guard = Stage::enter();
+    let misreport = Fault::Network(Aim { api: Api::EndTxn, action: Action::Misreport });
+    let outcome = run(guard.as_mut().expect("a stage"), &Plan::alone(vec![misreport; 3], Duration::from_secs(120)), "");
+    assert!(outcome.injected.iter().all(|injected| injected.took_effect));
+    assert!(outcome.verdict.is_clean(), "{}", outcome.verdict);
+}
+
+#[test]
+fn a_commit_that_comes_late_does_not_end_the_next_transaction() {
+    let mut guard = Stage::enter();
+    let stall = Fault::Network(Aim { api: Api::EndTxn, action: Action::Stall });
+    let outcome = run(guard.as_mut().expect("a stage"), &Plan::alone(vec![stall; 3], Duration::from_secs(120)), "");
+    assert!(outcome.injected.iter().all(|injected| injected.took_effect));
+    assert!(outcome.verdict.is_clean(), "{}", outcome.verdict);
+}
+
 /// Runs a committer with a rule switched off, and sees that it is noticed.
 fn is_caught(rule: &'static str, faults: Vec<Fault>) -> Outcome {
     let mut guard = Stage::enter();
-    let outcome = run(guard.as_mut().expect("a stage"), &Plan::against(faults), rule);
+    // It may never come to the end.
+    let plan = Plan::alone(faults, Duration::from_secs(15));
+    let outcome = run(guard.as_mut().expect("a stage"), &plan, rule);
     assert!(!outcome.verdict.is_clean(), "nobody noticed {rule}: {}", outcome.verdict);
     outcome
 }

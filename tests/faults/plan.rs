@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::proxy::{ACTIONS, APIS, Aim, Api};
+use crate::proxy::{ACTIONS, APIS, Action, Aim, Api};
 
 /// The fail points of the worker.
 pub(crate) const POINTS: [&str; 11] = [
@@ -154,6 +154,7 @@ impl Plan {
             Fault::PauseBroker { ms: random.u64(3000..=5000) },
             Fault::Grow,
             Fault::FullDisk,
+            Fault::Network(Aim { api: Api::EndTxn, action: Action::Misreport }),
         ];
         faults.extend((0..others).map(|i| all[turn(others, all.len() as u64, i)]));
         random.shuffle(&mut faults);
@@ -169,9 +170,9 @@ impl Plan {
         }
     }
 
-    /// A plan that a broken committer does not pass.
-    pub(crate) fn against(faults: Vec<Fault>) -> Self {
-        let (protocol, patience) = (Protocol::Cooperative, Duration::from_secs(15));
+    /// A plan of these faults alone.
+    pub(crate) fn alone(faults: Vec<Fault>, patience: Duration) -> Self {
+        let protocol = Protocol::Cooperative;
         Self { seed: 0, workers: 2, partitions: 4, protocol, compacted: false, faults, patience }
     }
 }

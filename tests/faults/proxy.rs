@@ -1,7 +1,7 @@
 //! Between the workers and the broker: a proxy that knows where a request begins and of which type it is, so that a
 //! fault can be aimed at one.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -51,6 +51,19 @@ impl Api {
     }
 }
 
+/// Whether the transactional producer sends it.
+fn is_of_producers(api: i16) -> bool {
+    const OF_PRODUCERS: [Api; 6] = [
+        Api::Produce,
+        Api::InitProducerId,
+        Api::AddPartitionsToTxn,
+        Api::AddOffsetsToTxn,
+        Api::TxnOffsetCommit,
+        Api::EndTxn,
+    ];
+    OF_PRODUCERS.iter().any(|&known| known as i16 == api)
+}
+
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -64,13 +77,22 @@ pub(crate) enum Action {
     Cut,
     /// It comes, and its answer does not.
     Withhold,
+    /// It comes and is done, and its answer says that it is not. Of [`Api::EndTxn`] alone.
+    Misreport,
 }
 
+/// Those that can befall every request.
 pub(crate) const ACTIONS: [Action; 5] = [Action::Delay, Action::Stall, Action::Reset, Action::Cut, Action::Withhold];
 
+/// Where the answer to `EndTxn` says how it went, and what for a disk that takes no more (`KAFKA_STORAGE_ERROR`).
+const END_TXN_ERROR: std::ops::Range<usize> = 12..14;
+const STORAGE_ERROR: i16 = 56;
+
 const DELAY: Duration = Duration::from_millis(500);
-/// Longer than the `socket.timeout.ms` of the workers.
+/// Longer than the `socket.timeout.ms` of the consumers.
 const STALL: Duration = Duration::from_millis(3500);
+/// Longer than a publication may take.
+const LONG_STALL: Duration = Duration::from_millis(8000);
 
 /// A fault, and the type of request that it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,11 +170,11 @@ fn connect(client: &TcpStream, state: &State) {
         return;
     };
     let _ = (client.set_nodelay(true), broker.set_nodelay(true));
-    let withheld = Mutex::new(HashSet::new());
+    let marked = Mutex::new(HashMap::new());
     let close = |_| [client, &broker].map(|stream| stream.shutdown(Shutdown::Both));
     thread::scope(|scope| {
-        scope.spawn(|| answers(&broker, client, &withheld).map_err(close));
-        let _ = requests(client, &broker, &withheld, state).map_err(close);
+        scope.spawn(|| answers(&broker, client, &marked).map_err(close));
+        let _ = requests(client, &broker, &marked, state).map_err(close);
     });
 }
 
@@ -160,7 +182,7 @@ fn connect(client: &TcpStream, state: &State) {
 fn requests(
     mut client: &TcpStream,
     mut broker: &TcpStream,
-    withheld: &Mutex<HashSet<[u8; 4]>>,
+    marked: &Mutex<HashMap<[u8; 4], Action>>,
     state: &State,
 ) -> io::Result<()> {
     loop {
@@ -169,15 +191,15 @@ fn requests(
         match state.befalls(api) {
             None => {}
             Some(Action::Delay) => thread::sleep(DELAY),
-            Some(Action::Stall) => thread::sleep(STALL),
+            Some(Action::Stall) => thread::sleep(if is_of_producers(api) { LONG_STALL } else { STALL }),
             Some(Action::Reset) => return Err(io::ErrorKind::ConnectionReset.into()),
             Some(Action::Cut) => {
                 broker.write_all(&frame[..frame.len() / 2])?;
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
-            Some(Action::Withhold) => {
+            Some(action @ (Action::Withhold | Action::Misreport)) => {
                 let number = [frame[8], frame[9], frame[10], frame[11]];
-                withheld.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+                marked.lock().unwrap_or_else(PoisonError::into_inner).insert(number, action);
             }
         }
         broker.write_all(&frame)?;
@@ -185,11 +207,15 @@ fn requests(
 }
 
 /// An answer: its length, the number of its request (4 bytes), the rest.
-fn answers(mut broker: &TcpStream, mut client: &TcpStream, withheld: &Mutex<HashSet<[u8; 4]>>) -> io::Result<()> {
+fn answers(mut broker: &TcpStream, mut client: &TcpStream, marked: &Mutex<HashMap<[u8; 4], Action>>) -> io::Result<()> {
     loop {
-        let frame = frame(&mut broker)?;
+        let mut frame = frame(&mut broker)?;
         let number = [frame[4], frame[5], frame[6], frame[7]];
-        if !withheld.lock().unwrap_or_else(PoisonError::into_inner).remove(&number) {
+        let mark = marked.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        if mark == Some(Action::Misreport) {
+            frame[END_TXN_ERROR].copy_from_slice(&STORAGE_ERROR.to_be_bytes());
+        }
+        if mark != Some(Action::Withhold) {
             client.write_all(&frame)?;
         }
     }

@@ -18,9 +18,16 @@ struct Row {
     broken: u32,
 }
 
-/// Writes `report.md` and `report.json` into `folder`.
+/// Writes `report.md` and `report.json` into `folder`, and the logs of the last run if it broke the promise.
 pub(crate) fn write(folder: &Path, outcomes: &[Outcome]) {
     fs::create_dir_all(folder).expect("a folder");
+    if let Some(last) = outcomes.last().filter(|outcome| !outcome.verdict.is_clean()) {
+        let folder = folder.join(format!("seed-{}", last.plan.seed));
+        fs::create_dir_all(&folder).expect("a folder");
+        for (number, (name, log)) in last.logs.iter().enumerate() {
+            fs::write(folder.join(format!("{number}-{name}.log")), log).expect("a log");
+        }
+    }
     fs::write(folder.join("report.md"), markdown(outcomes)).expect("a report");
     let all: Vec<Value> = outcomes.iter().map(run).collect();
     fs::write(folder.join("report.json"), format!("{:#}", json!(all))).expect("a report");
@@ -72,7 +79,7 @@ fn others(outcome: &Outcome) -> usize {
 }
 
 fn run(outcome: &Outcome) -> Value {
-    let Outcome { plan, injected, kills, endings, verdict } = outcome;
+    let Outcome { plan, injected, kills, endings, verdict, logs: _ } = outcome;
     let faults = injected
         .iter()
         .map(|injected| json!({ "fault": format!("{:?}", injected.fault), "took_effect": injected.took_effect }));

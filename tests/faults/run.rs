@@ -28,6 +28,8 @@ pub(crate) struct Outcome {
     pub(crate) kills: u32,
     /// What workers said that ended by themselves.
     pub(crate) endings: Vec<String>,
+    /// Names and logs of all workers, and of the broker.
+    pub(crate) logs: Vec<(String, String)>,
     pub(crate) verdict: Verdict,
 }
 
@@ -175,10 +177,11 @@ impl Run<'_> {
         // That of a worker that never came back ends by its time-out, and hides till then what came after it.
         self.wait(plan.patience, |run| open_transactions(run.broker, &run.topics).is_empty());
         let kills = self.fleet.kills;
-        let endings = self.fleet.finish();
+        let (endings, mut logs) = self.fleet.finish();
+        logs.push(("broker".into(), self.broker.log()));
         let verdict = Verdict::of(self.broker, &self.topics, fed);
         eprintln!("  {verdict}");
         endings.iter().for_each(|ending| eprintln!("  ended: {ending}"));
-        Outcome { plan, injected, kills, endings, verdict }
+        Outcome { plan, injected, kills, endings, logs, verdict }
     }
 }

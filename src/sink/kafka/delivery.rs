@@ -20,6 +20,11 @@ use crate::telemetry::OutputMetrics;
 /// Largest message that the producer lets pass, in bytes: the broker decides what is too large, topic by topic.
 const MAX_MESSAGE_BYTES: &str = "67108864";
 
+/// How long before its transaction's end a request gets no answer any more; librdkafka takes no less. Before that, our own
+/// calls give up and the producer goes. Otherwise librdkafka would send a request again that only came late, and the
+/// first, a commit for instance, could then hit the next transaction (KIP-890).
+const LATEST_ANSWER: Duration = Duration::from_millis(100);
+
 /// The settings of a producer whose transactions live no longer than `lifetime`; without a name it has none.
 pub(crate) fn producer_config(
     connection: &Connection,
@@ -36,6 +41,7 @@ pub(crate) fn producer_config(
     config.set("message.timeout.ms", (lifetime.as_millis() * 3 / 4).to_string());
     if let Some(id) = transactional_id {
         config.set("transactional.id", id).set("transaction.timeout.ms", lifetime.as_millis().to_string());
+        config.set("socket.timeout.ms", (lifetime - LATEST_ANSWER).as_millis().to_string());
     }
     config
 }
