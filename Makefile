@@ -27,7 +27,7 @@ TRAINER := $(CARGO) run --release --package vitag-trainer --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test faults pressure lint audit bench bench-delivery models doc clean
+.PHONY: help setup demo test faults pressure lint audit bench bench-delivery bench-step models doc clean
 
 help: ## Lists the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,10 @@ audit: ## Checks dependencies for known vulnerabilities; needs the advisory data
 bench: ## Measures the stages of the worker; arguments in BENCH
 	$(SETUP) build runtime
 	$(CARGO) bench --bench stages -- $(BENCH)
+
+bench-step: ## Measures a step of pretraining beside one in Python; PYTHON has torch and transformers
+	$(SETUP) build training
+	$(CARGO) bench --package vitag-trainer --bench step
 
 bench-delivery: ## Measures the cost of delivery exactly once, and recovery; arguments in BENCH
 	$(SETUP) build runtime broker

@@ -36,8 +36,8 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples, from plain text to a model that vitag serves:
   vitag-trainer clean --out text raw/
-  vitag-trainer vocab train --size 6000 --out tokenizer.json text/*.txt
-  vitag-trainer tokenize --tokenizer tokenizer.json --out shards text/*.txt
+  vitag-trainer vocab train --size 6000 --out tokenizer.json text
+  vitag-trainer tokenize --tokenizer tokenizer.json --out shards text
   vitag-trainer pretrain electra --config configs/electra-small.toml --shards shards --out electra --max-minutes 60
   vitag-trainer finetune --config configs/vi-tagger.toml --data corpora --tokenizer tokenizer.json --out run
   vitag-trainer evaluate --run run --data corpora
@@ -74,7 +74,8 @@ enum Command {
     after_help = "Example:\n  vitag-trainer tokenize --tokenizer tokenizer.json --out shards wiki.txt statutes.txt"
 )]
 struct TokenizeArgs {
-    /// Plain text files, UTF-8: sentences or paragraphs on lines, a blank line between documents.
+    /// Files, folders, or - for standard input: UTF-8, sentences or paragraphs on lines, a blank line between documents;
+    /// plain, gzip, xz or Zstandard.
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
     /// The tokenizer.

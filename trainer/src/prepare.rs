@@ -58,9 +58,9 @@ pub(crate) enum VocabCommand {
 }
 
 #[derive(Args)]
-#[command(after_help = "Example:\n  vitag-trainer vocab train --size 6000 --out tokenizer.json text/*.txt")]
+#[command(after_help = "Example:\n  vitag-trainer vocab train --size 6000 --out tokenizer.json text")]
 pub(crate) struct TrainArgs {
-    /// Plain text files, UTF-8.
+    /// The text: files, folders, or - for standard input, plain, gzip, xz or Zstandard.
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
     /// Number of pieces, special ones included.

@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainerBuilder};
 use tokenizers::normalizers::{BertNormalizer, NFC, Sequence};
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::{AddedToken, Tokenizer, TokenizerBuilder};
 
-use crate::files;
+use crate::{files, input};
 
 mod count;
 pub mod prune;
@@ -21,6 +23,9 @@ pub(crate) const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MAS
 /// Most characters of the text kept as pieces of their own; the rest, rarer, are unknown. Vietnamese needs about 200.
 const ALPHABET: usize = 400;
 
+/// Blocks of text read ahead.
+const BLOCKS: usize = 16;
+
 /// What the vocabulary should be.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -30,16 +35,12 @@ pub struct Options {
     pub min_frequency: u64,
 }
 
-/// Trains a cased WordPiece tokenizer (NFC, no accents stripped) on `inputs` and writes it to `out` as
+/// Trains a cased WordPiece tokenizer (NFC, no accents stripped) on `inputs`, files or folders, packed or not, and writes it to `out` as
 /// `tokenizer.json`. Returns the number of pieces.
 ///
 /// # Errors
-/// When an input is missing or empty, or `out` cannot be written.
+/// When an input is missing, there is no text, or `out` cannot be written.
 pub fn train(inputs: &[PathBuf], options: Options, out: &Path) -> Result<usize> {
-    for input in inputs {
-        let metadata = input.metadata().with_context(|| format!("cannot read {}", input.display()))?;
-        ensure!(metadata.len() > 0, "{}: the file is empty", input.display());
-    }
     let mut trainer = WordPieceTrainerBuilder::new()
         .vocab_size(options.size)
         .min_frequency(options.min_frequency)
@@ -57,10 +58,24 @@ pub fn train(inputs: &[PathBuf], options: Options, out: &Path) -> Result<usize> 
         .with_decoder(None::<tokenizers::DecoderWrapper>)
         .build()
         .map_err(|e| anyhow!("{e}"))?;
-    let names = inputs.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-    tokenizer.train_from_files(&mut trainer, names).map_err(|e| anyhow!("cannot train the vocabulary: {e}"))?;
+    let (inputs, progress) = input::files(inputs)?;
+    thread::scope(|scope| {
+        let (sender, blocks) = mpsc::sync_channel(BLOCKS);
+        let mut inputs = inputs.iter();
+        let reader = scope.spawn(move || {
+            inputs.try_for_each(|path| input::blocks(path, &progress, |block| sender.send(block).is_ok()))
+        });
+        let lines = blocks
+            .into_iter()
+            .flat_map(|block| String::from_utf8_lossy(&block).lines().map(str::to_owned).collect::<Vec<_>>());
+        let trained = tokenizer.train(&mut trainer, lines).map(drop);
+        reader.join().expect("reading does not panic")?;
+        trained.map_err(|e| anyhow!("cannot train the vocabulary: {e}"))
+    })?;
     let tokenizer: Tokenizer = tokenizer.into();
+    let pieces = tokenizer.get_vocab_size(true);
+    ensure!(pieces > SPECIAL.len(), "the inputs hold no text");
     let json = tokenizer.to_string(false).map_err(|e| anyhow!("{e}"))?;
     files::write_atomically(out, json.as_bytes())?;
-    Ok(tokenizer.get_vocab_size(true))
+    Ok(pieces)
 }

@@ -158,7 +158,7 @@ fn a_run_can_read_shorter_inputs_than_the_encoder() {
         let store = VarStore::new(Device::Cpu);
         let (root, sizes) = (store.root() / model::ENCODER, &start.description.sizes);
         let encoder = Encoder::new(&root, sizes, start.description.vocabulary as i64, 0.1);
-        tch::no_grad(|| encoder.position.shallow_clone().fill_(7.0));
+        let _ = tch::no_grad(|| encoder.position.shallow_clone().fill_(7.0));
         start.checkpoint.unwrap().restore(&store, model::ENCODER).unwrap();
         encoder.position.detach().copy()
     };

@@ -337,9 +337,9 @@ fn text_that_cannot_be_tokenised_leaves_the_shards_that_were_there() {
     let bad = corpus.path("bad.txt");
     fs::write(&bad, b"tr\xff\n").unwrap();
     let tokenize = |path: &Path| shards::tokenize(&[path.to_owned()], &corpus.tokenizer(), &corpus.shards());
-    assert!(format!("{:#}", tokenize(&bad).unwrap_err()).contains("bad.txt: stream did not contain valid UTF-8"));
+    assert!(format!("{:#}", tokenize(&bad).unwrap_err()).contains("bad.txt: the text is not UTF-8"));
     fs::write(&bad, b"\n\n").unwrap();
-    assert!(format!("{:#}", tokenize(&bad).unwrap_err()).contains("the files hold no text"));
+    assert!(format!("{:#}", tokenize(&bad).unwrap_err()).contains("the inputs hold no text"));
     assert!(format!("{:#}", tokenize(&corpus.path("none.txt")).unwrap_err()).contains("none.txt"));
     assert_eq!(fs::read(corpus.shards().join("00000.shard")).unwrap(), before);
 }

@@ -1,21 +1,19 @@
 //! Text to shards.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use rayon::prelude::*;
 use vitag::tokenize::{Tokenizer, Unit, Window};
 
 use super::{Header, Text};
-use crate::files;
+use crate::{files, input};
 
 /// Tokens after which a shard is full; it goes on to the end of its document.
 const FULL: usize = 1 << 26;
-/// Lines that are cut up at a time, on all cores.
-const LINES: usize = 1 << 14;
 /// No sentence is longer than this, so that each is one window of the tokenizer.
 const LONGEST: usize = 1 << 30;
 
@@ -40,7 +38,7 @@ pub(super) struct Buffer {
     bits: Vec<u8>,
 }
 
-/// Cuts `texts`, with sentences or paragraphs on lines and a blank line between documents, as the worker cuts raw text,
+/// Cuts `texts`, files or folders, packed or not, with sentences or paragraphs on lines and a blank line between documents, as the worker cuts raw text,
 /// and writes the shards of `out`, all or none.
 ///
 /// # Errors
@@ -50,19 +48,18 @@ pub fn tokenize(texts: &[PathBuf], tokenizer: &Path, out: &Path) -> Result<Summa
         files::sha256(&std::fs::read(tokenizer).with_context(|| format!("cannot read {}", tokenizer.display()))?);
     let tokenizer =
         Tokenizer::from_file(tokenizer, Unit::Syllable, LONGEST).with_context(|| tokenizer.display().to_string())?;
-    let bytes = texts.iter().map(|path| Ok(path.metadata()?.len())).sum::<Result<u64>>();
-    let bar = progress_bar(bytes.unwrap_or_default());
+    let (texts, progress) = input::files(texts)?;
     let mut summary = Summary::default();
     files::replace_dir(out, |dir| {
         let mut writer = Writer { dir, hash, tokenizer: &tokenizer, buffer: Buffer::default(), written: 0 };
-        for path in texts {
-            writer.read(path, &mut summary, &bar).with_context(|| path.display().to_string())?;
+        for path in &texts {
+            writer.read(path, &mut summary, &progress)?;
         }
         writer.flush()?;
-        ensure!(summary.sentences > 0, "the files hold no text");
+        ensure!(summary.sentences > 0, "the inputs hold no text");
         Ok(())
     })?;
-    bar.finish_and_clear();
+    progress.finish_and_clear();
     Ok(summary)
 }
 
@@ -75,20 +72,20 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn read(&mut self, path: &Path, summary: &mut Summary, bar: &ProgressBar) -> Result<()> {
-        let mut lines = BufReader::new(File::open(path)?).lines();
-        loop {
-            let block: Vec<String> = lines.by_ref().take(LINES).collect::<std::io::Result<_>>()?;
-            if block.is_empty() {
-                break;
-            }
-            let texts: Vec<Vec<Text>> = block.par_iter().map(|line| self.cut(line)).collect::<Result<_>>()?;
-            for text in texts.iter().flatten() {
-                self.push(text, summary)?;
-            }
-            bar.inc(block.iter().map(|line| line.len() as u64 + 1).sum());
-        }
+    fn read(&mut self, path: &Path, summary: &mut Summary, progress: &ProgressBar) -> Result<()> {
+        let mut taken = Ok(());
+        input::blocks(path, progress, |block| {
+            taken = self.take(&block, summary);
+            taken.is_ok()
+        })?;
+        taken.with_context(|| path.display().to_string())?;
         self.push(&Text::default(), summary) // a file ends its last document
+    }
+
+    fn take(&mut self, block: &[u8], summary: &mut Summary) -> Result<()> {
+        let lines: Vec<&str> = str::from_utf8(block).context("the text is not UTF-8")?.lines().collect();
+        let texts: Vec<Vec<Text>> = lines.par_iter().map(|line| self.cut(line)).collect::<Result<_>>()?;
+        texts.iter().flatten().try_for_each(|text| self.push(text, summary))
     }
 
     /// The sentences of a line; a blank line is one without tokens.
@@ -149,9 +146,4 @@ impl Buffer {
         file.write_all(&self.bits)?;
         Ok(file.flush()?)
     }
-}
-
-fn progress_bar(bytes: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
