@@ -363,7 +363,7 @@ impl TaskConfig {
         let (word, tag) = match (layout, self.kind) {
             (Layout::Conllu, _) => (2, 4),
             (Layout::Conll2003, _) | (Layout::Vlsp, Task::Ner) => (1, 4),
-            (Layout::Tsv, _) | (Layout::Vlsp, Task::Pos) => (1, 2),
+            (Layout::Tsv | Layout::Slash, _) | (Layout::Vlsp, Task::Pos) => (1, 2),
         };
         let scheme = match (self.kind, self.unit) {
             (Task::Pos, Unit::Word) => Scheme::Plain,

@@ -91,6 +91,9 @@ impl Corpus {
             let last = sentences.last_mut().expect("never empty");
             let read = reading.layout.line(reading.columns, line).and_then(|line| match line {
                 Line::Word(form, tag) => last.push(number + 1, form, tag, reading).map(|()| false),
+                Line::Sentence(words) => {
+                    words.iter().try_for_each(|(form, tag)| last.push(number + 1, form, tag, reading)).map(|()| true)
+                }
                 Line::End => Ok(true),
                 Line::Skip => Ok(false),
             });

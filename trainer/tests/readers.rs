@@ -98,3 +98,24 @@ fn without_development_data_a_tenth_of_the_training_data_is_held_out() {
     assert_ne!(dev, other.1);
     assert!(dev[0].sentences.iter().all(|sentence| !train[0].sentences.contains(sentence)));
 }
+
+#[test]
+fn words_in_columns_and_words_with_slashes_are_the_same_sentences() {
+    let dir = TempDir::new().unwrap();
+    vlsp(dir.path(), "pos_train.conllu");
+    let columns = data::Corpus::read(&dir.path().join("words.txt"), config(1).tasks[0].reading()).unwrap();
+    let line = |sentence: &data::Sentence| {
+        let words = sentence.units.iter().zip(&sentence.labels).map(|(word, tag)| format!("{word}/{tag}"));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let lines: Vec<String> = columns.sentences.iter().map(line).collect();
+    fs::write(dir.path().join("words.txt"), lines.join("\n")).unwrap();
+    let mut task = config(1).tasks.remove(0);
+    task.layout = Some(data::Layout::Slash);
+    let slashes = data::Corpus::read(&dir.path().join("words.txt"), task.reading()).unwrap();
+    let words = |corpus: &data::Corpus| {
+        corpus.sentences.iter().map(|s| (s.units.clone(), s.labels.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(words(&slashes), words(&columns));
+    assert!(slashes.sentences.iter().enumerate().all(|(i, s)| s.lines.iter().all(|&line| line == i + 1)));
+}

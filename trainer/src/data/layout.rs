@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-/// How a file is laid out. In all of them a word stands on a line of its own, and a blank line ends a sentence.
+/// How a file is laid out. A word stands on a line of its own and a blank line ends a sentence, but for `Slash`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
@@ -17,6 +17,9 @@ pub enum Layout {
     /// `</s>` or `-DOCSTART-` on lines of their own. The tag is in column 2 for parts of speech and 4 for entities,
     /// unless the settings name another.
     Vlsp,
+    /// The corpora of VLSP, running: a sentence on a line, its words between spaces as `word/TAG`, the syllables of a word
+    /// joined by `_`. Marks as in `Vlsp`.
+    Slash,
 }
 
 /// Columns of the word and of its tag, from 1.
@@ -33,6 +36,8 @@ pub struct Columns {
 pub(super) enum Line<'l> {
     /// A word with its tag.
     Word(&'l str, &'l str),
+    /// All words of a sentence with their tags.
+    Sentence(Vec<(&'l str, &'l str)>),
     /// The end of a sentence.
     End,
     /// Nothing of the text.
@@ -52,6 +57,7 @@ impl Layout {
             Self::Conll2003 | Self::Vlsp if line.starts_with("-DOCSTART-") => Ok(Line::End),
             Self::Conll2003 => spaced(columns, line),
             Self::Vlsp => vlsp(columns, line),
+            Self::Slash => slash(line),
         }
     }
 }
@@ -95,17 +101,32 @@ fn spaced(columns: Columns, line: &str) -> Result<Line<'_>> {
 }
 
 /// A mark is the only thing on its line, so that a text may hold `<` as a word.
-fn vlsp(columns: Columns, line: &str) -> Result<Line<'_>> {
+fn mark(line: &str) -> Option<Line<'_>> {
     let mark = line.trim();
     let is_mark = mark.len() > 2 && mark.starts_with('<') && mark.ends_with('>') && !line.contains('\t');
-    if is_mark {
-        return Ok(if matches!(mark, "<s>" | "</s>") { Line::End } else { Line::Skip });
+    is_mark.then(|| if matches!(mark, "<s>" | "</s>") { Line::End } else { Line::Skip })
+}
+
+fn vlsp(columns: Columns, line: &str) -> Result<Line<'_>> {
+    if let Some(mark) = mark(line) {
+        return Ok(mark);
     }
     // Where there are tabs, a word may hold spaces.
     match line.contains('\t') {
         true => pick(columns, &line.split('\t').collect::<Vec<_>>(), line),
         false => spaced(columns, line),
     }
+}
+
+fn slash(line: &str) -> Result<Line<'_>> {
+    if let Some(mark) = mark(line) {
+        return Ok(mark);
+    }
+    let word = |token| match str::rsplit_once(token, '/') {
+        Some((word, tag)) if !word.is_empty() && !tag.is_empty() => Ok((word, tag)),
+        _ => bail!("expected word/TAG, found {token:?}"),
+    };
+    Ok(Line::Sentence(line.split_whitespace().map(word).collect::<Result<_>>()?))
 }
 
 #[cfg(test)]
@@ -143,10 +164,18 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_words_with_slashes_is_a_sentence() {
+        let read = word(Layout::Slash, (1, 2), "Hà_Nội/Np 3//M //CH đẹp/A").unwrap();
+        assert_eq!(read, Line::Sentence(vec![("Hà_Nội", "Np"), ("3/", "M"), ("/", "CH"), ("đẹp", "A")]));
+        assert_eq!(word(Layout::Slash, (1, 2), "<p>").unwrap(), Line::Skip);
+    }
+
+    #[test]
     fn what_is_missing_is_said() {
         let error = |layout, columns, line| word(layout, columns, line).unwrap_err().to_string();
         assert!(error(Layout::Vlsp, (1, 4), "Huế Np").contains("expected a tag in column 4, found 2 columns"));
         assert!(error(Layout::Tsv, (1, 2), "\tN").contains("expected a word in column 1, found nothing"));
+        assert!(error(Layout::Slash, (1, 2), "đẹp/A xanh").contains("expected word/TAG, found \"xanh\""));
         let xpos = "1\tx\t_\tNOUN\t_\t_\t_\t_\t_\t_";
         assert!(error(Layout::Conllu, (2, 5), xpos).contains("expected a tag in column 5, found \"_\""));
     }
