@@ -68,3 +68,33 @@ fn help_shows_examples() {
         assert!(succeed(dir.path(), &arguments).contains("Example"), "{command}");
     }
 }
+
+/// Where no file may grow beyond `bytes`, as on a disk that is full.
+fn trainer_on_full_disk(dir: &Path, bytes: u64, arguments: &[&str]) -> Output {
+    let script = r#"trap '' XFSZ; ulimit -f "$0"; exec "$@""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, &(bytes / 512).to_string(), env!("CARGO_BIN_EXE_vitag-trainer")]);
+    command.current_dir(dir).env("GOMP_SPINCOUNT", "0").args(["--threads", "1"]).args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_full_disk_ends_a_run_with_the_file_and_leaves_none_that_is_half_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, fixtures) = (dir.path(), common::fixtures());
+    fs::write(dir.join("config.toml"), common::config_text(common::LINEAR, 1)).unwrap();
+    let tokenizer = common::tokenizer(dir);
+    let finetune = ["finetune", "--config", "config.toml", "--data", fixtures.to_str().unwrap()];
+    succeed(dir, &[&finetune[..], &["--out", "whole"]].concat());
+    let (small, weights) = (tokenizer.metadata().unwrap().len() + 4096, dir.join("whole/model.safetensors"));
+    assert!(small < weights.metadata().unwrap().len());
+
+    let output = trainer_on_full_disk(dir, small, &[&finetune[..], &["--out", "full"]].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write full/model.safetensors"), "{said}");
+    let left: Vec<String> = fs::read_dir(dir.join("full"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(!left.iter().any(|name| name.starts_with(".new-") || name.ends_with(".safetensors")), "{left:?}");
+}
