@@ -9,6 +9,8 @@ BENCH ?=
 SEEDS ?= 20
 # For `make pressure`: how long the overload lasts.
 SECONDS ?= 600
+# For `make rollouts`: how many in a row.
+ROLLOUTS ?= 100
 # For `make models`: the folder of the corpora that trainer/configs/vi-tagger.toml names, the tokenizer, the folder of
 # the run.
 DATA ?=
@@ -27,7 +29,7 @@ TRAINER := $(CARGO) run --release --package vitag-trainer --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test faults pressure lint audit bench bench-delivery bench-step models doc clean
+.PHONY: help setup demo test faults pressure rollouts lint audit bench bench-delivery bench-step models doc clean
 
 help: ## Lists the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +79,10 @@ bench-delivery: ## Measures the cost of delivery exactly once, and recovery; arg
 pressure: ## Overloads a worker for SECONDS and holds it to its memory
 	$(SETUP) build runtime broker
 	PRESSURE_SECONDS=$(SECONDS) $(CARGO) test --features failpoints --test pressure -- --nocapture under_ten_times
+
+rollouts: ## Rolls two models out in turn, ROLLOUTS times, to three workers under load
+	$(SETUP) build runtime broker
+	VITAG_ROLLOUTS=$(ROLLOUTS) $(CARGO) test --features failpoints --test rollout -- --nocapture no_record_suffers
 
 models: ## Trains the bundled model anew, from the corpora in DATA
 	@test -d "$(DATA)" || { echo "usage: make models DATA=FOLDER [TOKENIZER=FILE] [RUN=FOLDER]" >&2; exit 2; }

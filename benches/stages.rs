@@ -13,6 +13,7 @@ use vitag::manifest::Variant;
 use vitag::pack::Packed;
 use vitag::record::{Partition, Position};
 use vitag::registry::Model;
+use vitag::serving::DEFAULT_SLOT;
 use vitag::tags::stitch;
 use vitag::tokenize::{Tokens, Window};
 
@@ -46,7 +47,7 @@ impl Bench {
     /// The windows in the batches that the batcher makes of them.
     fn batches(&self) -> Vec<Vec<&Window>> {
         let mut batcher = Batcher::new(BatchOptions::default());
-        self.windows().into_iter().for_each(|window| batcher.push(window, window.ids.len(), Instant::now()));
+        self.windows().into_iter().for_each(|window| batcher.push(window, 0, window.ids.len(), Instant::now()));
         std::iter::from_fn(|| batcher.take()).collect()
     }
 }
@@ -93,7 +94,8 @@ fn stages(criterion: &mut Criterion) {
             let write = |((document, tokens), windows): ((&Document, &Tokens), &Vec<Logits>)| {
                 let windows: Vec<&Logits> = windows.iter().collect();
                 let place = (&position, None);
-                let annotation = annotate(document, tokens, &windows, &bench.model, place, options.offset_unit);
+                let annotation =
+                    annotate(document, tokens, &windows, (DEFAULT_SLOT, &bench.model), place, options.offset_unit);
                 encode(&annotation, b"", &options).expect("bytes").len()
             };
             bench.documents.iter().zip(&bench.tokens).zip(&answers).map(write).sum::<usize>()

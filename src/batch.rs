@@ -28,32 +28,45 @@ impl Default for BatchOptions {
 
 struct Waiting<T> {
     item: T,
+    group: u64,
     tokens: usize,
     since: Instant,
 }
 
-/// Sequences waiting for a batch, in the order of their arrival.
+/// What waits of one group.
+struct Group {
+    number: u64,
+    tokens: usize,
+    sequences: usize,
+}
+
+/// Sequences waiting for a batch, in the order of their arrival. Those of different groups, which are for different
+/// models, never share one.
 pub struct Batcher<T> {
     options: BatchOptions,
     waiting: VecDeque<Waiting<T>>,
-    tokens: usize,
+    /// Of each group that has some waiting.
+    groups: Vec<Group>,
 }
 
 impl<T> Batcher<T> {
     /// An empty batcher.
     pub fn new(options: BatchOptions) -> Self {
-        Self { options, waiting: VecDeque::new(), tokens: 0 }
+        Self { options, waiting: VecDeque::new(), groups: Vec::new() }
     }
 
-    /// Takes a sequence of `tokens` tokens.
-    pub fn push(&mut self, item: T, tokens: usize, now: Instant) {
-        self.tokens += tokens;
-        self.waiting.push_back(Waiting { item, tokens, since: now });
+    /// Takes a sequence of `tokens` tokens, which goes only with others of its group.
+    pub fn push(&mut self, item: T, group: u64, tokens: usize, now: Instant) {
+        match self.groups.iter_mut().find(|known| known.number == group) {
+            Some(known) => (known.tokens, known.sequences) = (known.tokens + tokens, known.sequences + 1),
+            None => self.groups.push(Group { number: group, tokens, sequences: 1 }),
+        }
+        self.waiting.push_back(Waiting { item, group, tokens, since: now });
     }
 
     /// Whether it holds as much as it looks over for one batch: the caller should then take a batch before it pushes.
     pub fn is_full(&self) -> bool {
-        self.tokens >= self.options.sort_window_tokens
+        self.groups.iter().map(|group| group.tokens).sum::<usize>() >= self.options.sort_window_tokens
     }
 
     /// Whether nothing waits.
@@ -66,26 +79,37 @@ impl<T> Batcher<T> {
         self.waiting.front().map(|oldest| oldest.since + self.options.max_wait)
     }
 
-    /// A batch, if there is enough for a full one or the oldest sequence has waited long enough.
+    /// A batch, if a group has enough for a full one, the oldest sequence has waited long enough, or no more can be
+    /// taken.
     pub fn poll(&mut self, now: Instant) -> Option<Vec<T>> {
-        let enough = self.tokens >= self.options.max_tokens || self.waiting.len() >= self.options.max_sequences;
-        let due = self.deadline().is_some_and(|deadline| deadline <= now);
-        if enough || due { self.take() } else { None }
+        if self.is_full() || self.deadline().is_some_and(|deadline| deadline <= now) {
+            return self.take();
+        }
+        let BatchOptions { max_tokens, max_sequences, .. } = self.options;
+        let enough = |group: &&Group| group.tokens >= max_tokens || group.sequences >= max_sequences;
+        let group = self.groups.iter().find(enough)?.number;
+        self.take_of(group)
     }
 
-    /// A batch of what waits, however little: the oldest sequence with those nearest to it in length.
-    ///
-    /// The oldest is always in it, so none is passed over for ever; a sequence over the budget goes alone.
+    /// A batch of what waits, however little: the oldest sequence with those of its group nearest to it in length.
     pub fn take(&mut self) -> Option<Vec<T>> {
-        let oldest = self.waiting.front()?.tokens;
+        self.take_of(self.waiting.front()?.group)
+    }
+
+    /// The oldest of the group is always in its batch, so none is passed over for ever; a sequence over the budget goes
+    /// alone.
+    fn take_of(&mut self, group: u64) -> Option<Vec<T>> {
         let mut seen = 0;
+        let of_group = |&i: &usize| self.waiting[i].group == group;
         let mut order: Vec<usize> = (0..self.waiting.len())
+            .filter(of_group)
             .take_while(|&i| {
-                let within = i == 0 || seen < self.options.sort_window_tokens;
+                let within = seen < self.options.sort_window_tokens;
                 seen += self.waiting[i].tokens;
                 within
             })
             .collect();
+        let oldest = self.waiting[*order.first()?].tokens;
         order.sort_by_key(|&i| (self.waiting[i].tokens.abs_diff(oldest), i));
         let mut width = 0;
         let mut chosen: Vec<usize> = Vec::new();
@@ -107,13 +131,17 @@ impl<T> Batcher<T> {
         let mut batch = Vec::with_capacity(chosen.len());
         let mut left = VecDeque::with_capacity(self.waiting.len());
         for (i, waiting) in self.waiting.drain(..).enumerate() {
-            if chosen.next_if_eq(&i).is_some() {
-                self.tokens -= waiting.tokens;
-                batch.push(waiting.item);
-            } else {
+            if chosen.next_if_eq(&i).is_none() {
                 left.push_back(waiting);
+                continue;
             }
+            for group in self.groups.iter_mut().filter(|group| group.number == waiting.group) {
+                group.tokens -= waiting.tokens;
+                group.sequences -= 1;
+            }
+            batch.push(waiting.item);
         }
+        self.groups.retain(|group| group.sequences > 0);
         self.waiting = left;
         batch
     }
@@ -132,7 +160,7 @@ mod tests {
     fn a_lone_sequence_waits_for_its_deadline() {
         let mut batcher = batcher(100, 10);
         let now = Instant::now();
-        batcher.push(0, 7, now);
+        batcher.push(0, 0, 7, now);
         assert_eq!(batcher.poll(now), None);
         let deadline = batcher.deadline().unwrap();
         assert_eq!(batcher.poll(deadline), Some(vec![0]));
@@ -144,7 +172,7 @@ mod tests {
         let mut batcher = batcher(24, 10);
         let now = Instant::now();
         for (item, tokens) in [(0, 6), (1, 20), (2, 5), (3, 18), (4, 6)] {
-            batcher.push(item, tokens, now);
+            batcher.push(item, 0, tokens, now);
         }
         assert_eq!(batcher.poll(now), Some(vec![0, 2, 4]));
         assert_eq!(batcher.poll(now), Some(vec![1]));
@@ -153,15 +181,15 @@ mod tests {
     #[test]
     fn a_sequence_over_the_budget_goes_alone() {
         let mut batcher = batcher(10, 10);
-        batcher.push(0, 50, Instant::now());
-        batcher.push(1, 50, Instant::now());
+        batcher.push(0, 0, 50, Instant::now());
+        batcher.push(1, 0, 50, Instant::now());
         assert_eq!(batcher.take(), Some(vec![0]));
     }
 
     proptest! {
         #[test]
         fn nothing_is_lost_or_doubled_and_budgets_hold(
-            lengths in prop::collection::vec(1usize..60, 1..80),
+            sequences in prop::collection::vec((1usize..60, 0u64..3), 1..80),
             max_tokens in 1usize..200,
             max_sequences in 1usize..12,
         ) {
@@ -169,11 +197,12 @@ mod tests {
             let now = Instant::now();
             let mut out = Vec::new();
             let check = |batch: &[usize]| {
-                let width = batch.iter().map(|&i| lengths[i]).max().unwrap();
-                batch.len() <= max_sequences && (batch.len() == 1 || width * batch.len() <= max_tokens)
+                let width = batch.iter().map(|&i| sequences[i].0).max().unwrap();
+                let is_pure = batch.iter().all(|&i| sequences[i].1 == sequences[batch[0]].1);
+                is_pure && batch.len() <= max_sequences && (batch.len() == 1 || width * batch.len() <= max_tokens)
             };
-            for (item, &tokens) in lengths.iter().enumerate() {
-                batcher.push(item, tokens, now);
+            for (item, &(tokens, group)) in sequences.iter().enumerate() {
+                batcher.push(item, group, tokens, now);
                 while let Some(batch) = batcher.poll(now) {
                     prop_assert!(check(&batch));
                     out.extend(batch);
@@ -185,18 +214,38 @@ mod tests {
             }
             prop_assert!(batcher.is_empty() && batcher.deadline().is_none());
             out.sort_unstable();
-            prop_assert_eq!(out, (0..lengths.len()).collect::<Vec<_>>());
+            prop_assert_eq!(out, (0..sequences.len()).collect::<Vec<_>>());
         }
 
         #[test]
-        fn every_batch_holds_the_oldest(lengths in prop::collection::vec(1usize..60, 1..80)) {
+        fn every_batch_holds_the_oldest_of_its_group(sequences in prop::collection::vec((1usize..60, 0u64..3), 1..80)) {
             let mut batcher = batcher(64, 8);
-            lengths.iter().enumerate().for_each(|(item, &tokens)| batcher.push(item, tokens, Instant::now()));
-            let mut left: Vec<usize> = (0..lengths.len()).collect();
+            for (item, &(tokens, group)) in sequences.iter().enumerate() {
+                batcher.push(item, group, tokens, Instant::now());
+            }
+            let mut left: Vec<usize> = (0..sequences.len()).collect();
             while let Some(batch) = batcher.take() {
                 prop_assert!(batch.contains(&left[0]));
                 left.retain(|item| !batch.contains(item));
             }
+        }
+
+        /// A group with few sequences waits for company of its own, but never past its deadline, and while it waits the
+        /// others go on.
+        #[test]
+        fn a_rare_group_neither_waits_for_ever_nor_holds_others_up(before in 1usize..20) {
+            let mut batcher = batcher(100, 64);
+            let now = Instant::now();
+            batcher.push(usize::MAX, 1, 10, now);
+            for item in 0..10 * before {
+                batcher.push(item, 0, 10, now);
+                if let Some(batch) = batcher.poll(now) {
+                    prop_assert_eq!(batch.len(), 10);
+                    prop_assert!(!batch.contains(&usize::MAX));
+                }
+            }
+            let deadline = batcher.deadline().unwrap();
+            prop_assert_eq!(batcher.poll(deadline), Some(vec![usize::MAX]));
         }
     }
 }

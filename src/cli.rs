@@ -1,6 +1,7 @@
 //! Arguments to one call each, and how failures become exit codes.
 
 mod dlq;
+mod model;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::dlq::DlqError;
 use crate::encode::Form;
 use crate::kafka::ConnectError;
 use crate::pipeline::Monitor;
+use crate::rollout::{FleetError, RolloutError};
 use crate::schema::Schema;
 use crate::source::StopSignal;
 use crate::tag::{TagOptions, tag};
@@ -55,6 +57,15 @@ enum Command {
         after_help = "Examples:\n  vitag dlq inspect --config vitag.toml\n  vitag dlq replay --config vitag.toml --dry-run"
     )]
     Dlq(dlq::Dlq),
+    /// Publish models, roll them out to running workers, and take them back.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  \
+        vitag model publish models/vi-tagger/0.2.0 --to s3://models/0.2.0 > target.json\n  \
+        vitag model rollout target.json --config vitag.toml --canary 10 --wait\n  \
+        vitag model promote --config vitag.toml --wait"
+    )]
+    Model(model::Model),
     /// Check the settings without running anything.
     #[command(after_help = "Examples:\n  \
         vitag check-config --config vitag.toml\n  \
@@ -190,6 +201,8 @@ enum Failure {
     Refused(usize),
     #[error(transparent)]
     Dlq(#[from] DlqError),
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
     #[error("{0} of the chosen letters were left, see above")]
     LettersLeft(u64),
     #[error("there is no terminal to ask on: look at --dry-run, then say --yes")]
@@ -204,17 +217,18 @@ impl Failure {
             ConnectError::Config(_) | ConnectError::Refused { .. } => 78,
         };
         let of_worker = |error: &WorkerError| match error {
-            WorkerError::Connect(error) => of_connection(error),
-            WorkerError::Model { .. } | WorkerError::Runtime(_) => 78,
+            WorkerError::Connect(error) | WorkerError::Rollout(RolloutError::Connect(error)) => of_connection(error),
+            WorkerError::Model { .. } | WorkerError::Runtime(_) | WorkerError::Rollout(_) => 78,
             WorkerError::Pipeline(_) => 1,
         };
         match self {
             Failure::Config(_) | Failure::Demo(DemoError::Config(_)) => 78,
             Failure::Worker(error) | Failure::Demo(DemoError::Worker(error)) => of_worker(error),
-            Failure::Dlq(DlqError::Connect(error)) => of_connection(error),
+            Failure::Dlq(DlqError::Connect(error)) | Failure::Fleet(FleetError::Connect(error)) => of_connection(error),
+            Failure::Fleet(FleetError::NoPrefix | FleetError::Manifest(_)) => 78,
             Failure::Refused(_) | Failure::LettersLeft(_) => 65,
             Failure::NobodyToAsk => 2,
-            Failure::Demo(_) | Failure::Dlq(_) | Failure::Start(_) | Failure::Output(_) => 1,
+            Failure::Demo(_) | Failure::Dlq(_) | Failure::Fleet(_) | Failure::Start(_) | Failure::Output(_) => 1,
         }
     }
 }
@@ -225,6 +239,7 @@ pub fn main() -> ExitCode {
         Command::Run(settings) => run(settings),
         Command::Tag(arguments) => run_tag(arguments),
         Command::Dlq(command) => dlq::run(command),
+        Command::Model(command) => model::run(command),
         Command::CheckConfig { settings, print_effective } => check_config(settings, print_effective),
         Command::Demo { keep, sets, color } => run_demo(keep, sets, color),
         Command::Schema { of } => print(of.text().as_bytes()),

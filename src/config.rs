@@ -31,14 +31,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use choices::{
-    AssignmentStrategy, Compression, Delivery, GroupProtocol, OffsetReset, OutputMode, Partitioner, SaslMechanism,
-    SecurityProtocol,
+    AssignmentStrategy, Compression, Delivery, GroupProtocol, OffsetReset, OnLowMemory, OutputMode, Partitioner,
+    SaslMechanism, SecurityProtocol,
 };
 pub use error::{ConfigError, Layer};
 pub use layers::Sources;
 pub(crate) use properties::setting_of;
 pub use secret::{Properties, Secret};
-pub use sections::{Admin, Batch, Breaker, Commit, Input, Intake, Kafka, Lanes, Model, Output, Telemetry, Worker};
+pub use sections::{
+    Admin, Batch, Breaker, Commit, Input, Intake, Kafka, Lanes, Model, Output, Rollback, Rollout, Telemetry, Worker,
+};
 
 /// All settings, checked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -54,6 +56,10 @@ pub struct Settings {
     pub kafka: Kafka,
     /// The model and what runs it.
     pub model: Model,
+    /// Models that change while the worker runs, by what a topic says.
+    pub rollout: Rollout,
+    /// When a canary, or a model that serves since less than the window, is taken back by the worker itself.
+    pub rollback: Rollback,
     /// How sequences are put together for one run of the model.
     pub batch: Batch,
     /// The threads that compute.

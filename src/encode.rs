@@ -12,6 +12,7 @@ use crate::infer::Logits;
 use crate::manifest::Task;
 use crate::record::{Code, Position, Reject, Stage};
 use crate::registry::Model;
+use crate::serving::DEFAULT_SLOT;
 use crate::tags::{Labels, Span, stitch};
 use crate::tokenize::Tokens;
 
@@ -63,6 +64,9 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelInfo {
+    /// The slot that it serves; `default` in annotations that name none.
+    #[serde(default = "default_slot")]
+    pub slot: String,
     /// Name of the model.
     pub name: String,
     /// Its version.
@@ -71,6 +75,10 @@ pub struct ModelInfo {
     pub sha256: String,
     /// Which of its graphs ran.
     pub variant: String,
+}
+
+fn default_slot() -> String {
+    DEFAULT_SLOT.to_owned()
 }
 
 /// What offsets count.
@@ -168,12 +176,12 @@ pub enum Form {
     Pretty(convert::Style),
 }
 
-/// Builds the annotation of a document from the logits of its windows.
+/// Builds the annotation of a document from the logits of its windows, by the model of a slot.
 pub fn annotate(
     document: &Document,
     tokens: &Tokens,
     windows: &[&Logits],
-    model: &Model,
+    (slot, model): (&str, &Model),
     (position, timestamp): (&Position, Option<i64>),
     offset_unit: OffsetUnit,
 ) -> Annotation {
@@ -198,6 +206,7 @@ pub fn annotate(
             timestamp,
         },
         model: ModelInfo {
+            slot: slot.to_owned(),
             name: manifest.name.clone(),
             version: manifest.version.clone(),
             sha256: model.dir.sha256.clone(),

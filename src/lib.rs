@@ -14,7 +14,7 @@
 //! 8. [`sink`] publishes; [`commit`] says what may be published, and from where to go on.
 //!
 //! [`record`] is what travels between them, [`pipeline`] the only place that knows them all. [`manifest`] and
-//! [`registry`] are the model, [`worker`] puts a worker together from its [`config`], [`cli`] from its arguments.
+//! [`registry`] are the model, [`serving`] says which version of it a record gets, [`rollout`] changes that by what a topic says, [`worker`] puts a worker together from its [`config`], [`cli`] from its arguments.
 //! [`admin`] and [`telemetry`] show it from outside; [`dlq`] looks at its dead letters and sends them back.
 //!
 //! Without the feature `worker` the crate is what the trainer shares with it: [`decode`], [`tokenize`], [`pack`],
@@ -53,8 +53,12 @@ pub mod record;
 #[cfg(feature = "infer")]
 pub mod registry;
 #[cfg(feature = "worker")]
+pub mod rollout;
+#[cfg(feature = "worker")]
 pub mod schema;
 pub mod score;
+#[cfg(feature = "worker")]
+pub mod serving;
 #[cfg(feature = "worker")]
 pub mod sink;
 #[cfg(feature = "worker")]

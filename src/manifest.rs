@@ -192,8 +192,7 @@ impl ModelDir {
     /// When a file is missing, differs from its hash, or the manifest is not one that this build can serve.
     pub fn open(path: &Path) -> Result<Self, ManifestError> {
         let manifest_path = path.join("manifest.json");
-        let manifest: Manifest = read_json(&manifest_path)?;
-        manifest.validate()?;
+        let manifest = Manifest::read(&manifest_path)?;
         for (name, entry) in &manifest.files {
             let path = path.join(name);
             let found = sha256_file(&path)?;
@@ -277,6 +276,16 @@ impl fmt::Display for Variant {
 }
 
 impl Manifest {
+    /// Reads and checks a `manifest.json`; the files that it names are not looked at.
+    ///
+    /// # Errors
+    /// When it is not one that this build can serve.
+    pub fn read(path: &Path) -> Result<Self, ManifestError> {
+        let manifest: Self = read_json(path)?;
+        manifest.validate()?;
+        Ok(manifest)
+    }
+
     fn requires(&self, files: &[&'static str]) -> Result<(), ManifestError> {
         let missing = files.iter().find(|&&file| !self.files.contains_key(file));
         missing.map_or(Ok(()), |file| Err(ManifestError::NotListed(file)))

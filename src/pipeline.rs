@@ -15,10 +15,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use crate::batch::BatchOptions;
 use crate::commit::{Assignments, Command, CommitError, CommitOptions, Committer, Report};
 use crate::decode::{DecodeOptions, Document, decode};
-use crate::encode::{EncodeOptions, annotate, encode};
-use crate::infer::{Logits, Session};
-use crate::record::{Code, Growth, Record, Reject, Stage};
-use crate::registry::Model;
+use crate::encode::{Annotation, EncodeOptions, annotate, encode};
+use crate::infer::Logits;
+use crate::record::{Code, Growth, Position, Record, Reject, Stage};
+use crate::serving::{Sample, Serving, Version, place};
 use crate::sink::{Conclusion, Outcome, Sink, SinkError};
 use crate::source::{Intake, OUTPUT_COPIES, Source, StopSignal, Ways};
 use crate::telemetry::{Metrics, RecordSpan, RecordTracer};
@@ -37,6 +37,8 @@ pub struct PipelineOptions {
     pub decode: DecodeOptions,
     /// Threads that decode and tokenise.
     pub tokenize_threads: usize,
+    /// Threads that run the model; every version has a session for each.
+    pub lanes: usize,
     /// How batches form.
     pub batch: BatchOptions,
     /// How annotations are written.
@@ -77,6 +79,8 @@ struct Request {
     /// Taken by the encoder, for the end of the way.
     span: Mutex<RecordSpan>,
     document: Document,
+    /// What tags it, from here to the end of its way.
+    version: Arc<Version>,
     tokens: Tokens,
     /// The answers by window.
     answers: Vec<OnceLock<Result<Logits, Reject>>>,
@@ -107,14 +111,15 @@ const WAITING_WINDOWS: usize = 1024;
 /// Documents that wait to be written.
 const WAITING_DOCUMENTS: usize = 256;
 
-/// Runs records from `source` to `sink` until the source ends or `stop` says so. One lane runs on each session.
+/// Runs records from `source` to `sink` until the source ends or `stop` says so, each tagged by the version that `serving`
+/// chooses for it.
 ///
 /// # Errors
 /// The first failure of any stage.
 pub fn run(
     source: Box<dyn Source + '_>,
     sink: impl Sink,
-    (model, sessions): (&Model, Vec<Session>),
+    serving: &Serving,
     options: &PipelineOptions,
     (monitor, report): (&Monitor, Report),
     stop: &StopSignal,
@@ -122,7 +127,7 @@ pub fn run(
     let failure = Failure { first: Mutex::new(None), stop };
     let (short, short_records) = unbounded();
     let (long, long_records) = unbounded();
-    let (to_lanes, batches) = bounded(sessions.len());
+    let (to_lanes, batches) = bounded(options.lanes);
     let (to_encode, requests) = bounded(WAITING_DOCUMENTS);
     // Unbounded like the first: what is in flight is bounded in bytes, by the intake.
     let (to_commit, commands) = unbounded();
@@ -138,7 +143,7 @@ pub fn run(
         let items = ways.map(|(records, threads)| {
             let (to_batch, items) = bounded(WAITING_WINDOWS);
             for _ in 0..threads {
-                let decoder = Decoder { model, options: &options.decode, metrics: &monitor.metrics };
+                let decoder = Decoder { serving, options: &options.decode, metrics: &monitor.metrics, stop };
                 let (records, to_batch, to_commit) = (records.clone(), to_batch.clone(), to_commit.clone());
                 failure.spawn(scope, "tokenize", move || {
                     decoder.run(&records, &to_batch, &to_commit);
@@ -151,12 +156,12 @@ pub fn run(
             batch(Vec::from(items), &to_lanes, &options.batch);
             Ok(())
         });
-        for (number, session) in sessions.into_iter().enumerate() {
-            let lane = Lane::new(number, session, options.batch.max_tokens, &monitor.metrics);
+        for number in 0..options.lanes {
+            let lane = Lane::new(number, options.batch.max_tokens, &monitor.metrics);
             let (batches, to_encode) = (batches.clone(), to_encode.clone());
             failure.spawn(scope, "infer", move || lane.run(&batches, &to_encode));
         }
-        let encoder = Encoder { model, options: &options.encode, growth, metrics: &monitor.metrics };
+        let encoder = Encoder { serving, options: &options.encode, growth, metrics: &monitor.metrics };
         failure.spawn(scope, "encode", move || {
             encoder.run(&requests, &to_commit);
             Ok(())
@@ -210,23 +215,25 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 struct Decoder<'p> {
-    model: &'p Model,
+    serving: &'p Serving,
     options: &'p DecodeOptions,
     metrics: &'p Metrics,
+    stop: &'p StopSignal,
 }
 
 impl Decoder<'_> {
     fn run(&self, records: &Receiver<Record<RecordSpan>>, to_batch: &Sender<Item>, to_commit: &Sender<Command>) {
         for record in records {
             let outcome = match self.decode(&record) {
-                Ok(Some((document, tokens))) => {
+                Ok(Decoded::Document(document, version, tokens)) => {
                     fail::fail_point!("after_tokenize");
-                    if !send_windows(record, document, tokens, to_batch) {
+                    if !send_windows(record, document, version, tokens, to_batch) {
                         return;
                     }
                     continue;
                 }
-                Ok(None) => Outcome::Tombstone,
+                Ok(Decoded::Stopped) => return,
+                Ok(Decoded::Tombstone) => Outcome::Tombstone,
                 Err(reject) => {
                     self.metrics.dead_letter(reject.stage, reject.code);
                     Outcome::DeadLetter(reject)
@@ -238,14 +245,37 @@ impl Decoder<'_> {
         }
     }
 
-    fn decode<T>(&self, record: &Record<T>) -> Result<Option<(Document, Tokens)>, Reject> {
-        let Some(value) = &record.original.value else { return Ok(None) };
+    fn decode<T>(&self, record: &Record<T>) -> Result<Decoded, Reject> {
+        let Some(value) = &record.original.value else { return Ok(Decoded::Tombstone) };
         let document = decode(value, self.options)?;
-        let tokens = self.model.tokenizer.tokenize(&document.text, document.words.as_deref())?;
+        let Some(version) = self.serving.choose(|| place(&identity(record, &document)), self.stop) else {
+            return Ok(Decoded::Stopped);
+        };
+        let tokens = version.model().tokenizer.tokenize(&document.text, document.words.as_deref())?;
         if tokens.windows.is_empty() {
             return Err(Reject::new(Stage::Tokenize, Code::EmptyText, "the text has no words"));
         }
-        Ok(Some((document, tokens)))
+        Ok(Decoded::Document(document, version, tokens))
+    }
+}
+
+enum Decoded {
+    Document(Document, Arc<Version>, Tokens),
+    Tombstone,
+    /// There is no model, and the worker stops.
+    Stopped,
+}
+
+/// What a record is known by: its key, else its document's id, else its place in the input.
+fn identity<T>(record: &Record<T>, document: &Document) -> Vec<u8> {
+    match (&record.original.key, &document.id) {
+        (Some(key), _) => key.to_vec(),
+        (None, Some(serde_json::Value::String(id))) => id.clone().into_bytes(),
+        (None, Some(id)) => id.to_string().into_bytes(),
+        (None, None) => {
+            let Position { partition, offset, .. } = &record.position;
+            format!("{}-{}-{offset}", partition.topic, partition.id).into_bytes()
+        }
     }
 }
 
@@ -259,7 +289,13 @@ fn finish(record: Record<RecordSpan>, outcome: Outcome) -> Command {
     Command::Finish(Record { position, original, payload: Conclusion { outcome, span } })
 }
 
-fn send_windows(record: Record<RecordSpan>, document: Document, tokens: Tokens, to_batch: &Sender<Item>) -> bool {
+fn send_windows(
+    record: Record<RecordSpan>,
+    document: Document,
+    version: Arc<Version>,
+    tokens: Tokens,
+    to_batch: &Sender<Item>,
+) -> bool {
     let windows = tokens.windows.len();
     let Record { position, original, payload: span } = record;
     let request = Arc::new(Request {
@@ -268,13 +304,14 @@ fn send_windows(record: Record<RecordSpan>, document: Document, tokens: Tokens, 
         answers: (0..windows).map(|_| OnceLock::new()).collect(),
         missing: AtomicUsize::new(windows),
         document,
+        version,
         tokens,
     });
     (0..windows).all(|window| to_batch.send(Item { request: request.clone(), window }).is_ok())
 }
 
 struct Encoder<'p> {
-    model: &'p Model,
+    serving: &'p Serving,
     options: &'p EncodeOptions,
     growth: Growth,
     metrics: &'p Metrics,
@@ -290,6 +327,7 @@ impl Encoder<'_> {
             if let (Outcome::Output(bytes), Some(input)) = (&outcome, &request.record.original.value) {
                 self.growth.learn(input.len(), bytes.len());
             }
+            request.version.tally().record(outcome.reject().is_some());
             let span = std::mem::take(&mut *request.span.lock().unwrap_or_else(PoisonError::into_inner));
             if to_commit.send(finish(request.record.clone().with(span), outcome)).is_err() {
                 return;
@@ -306,9 +344,21 @@ impl Encoder<'_> {
         let windows = answers.collect::<Result<Vec<_>, _>>()?;
         let Record { position, original, .. } = &request.record;
         let place = (position, original.timestamp_ms);
-        let annotation =
-            annotate(&request.document, &request.tokens, &windows, self.model, place, self.options.offset_unit);
+        let model = (request.version.slot(), request.version.model());
+        let annotation = annotate(&request.document, &request.tokens, &windows, model, place, self.options.offset_unit);
         let input = original.value.as_deref().unwrap_or_default();
-        Ok(Outcome::Output(Bytes::from(encode(&annotation, input, self.options)?)))
+        let bytes = encode(&annotation, input, self.options)?;
+        self.sample(request, annotation);
+        Ok(Outcome::Output(Bytes::from(bytes)))
+    }
+
+    /// Shows the record to whoever compares versions, if it is in the share; never waits for them.
+    fn sample(&self, request: &Request, annotation: Annotation) {
+        let Request { record, document, version, .. } = request;
+        // Other keys than those of a canary with the same share.
+        let salted = || place(&[b"sample:".as_slice(), &identity(record, document)].concat());
+        if let Some(samples) = self.serving.sampler(version, salted) {
+            let _ = samples.try_send(Sample { document: document.clone(), annotation });
+        }
     }
 }

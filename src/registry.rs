@@ -38,6 +38,14 @@ pub enum ModelError {
         /// Why not.
         source: SessionError,
     },
+    /// It cannot be run on batches as large as those of the stream.
+    #[error("{}: warming up: {reason}", variant.graph())]
+    WarmUp {
+        /// Of which graph.
+        variant: Variant,
+        /// Why not.
+        reason: String,
+    },
     /// It gives other answers than its golden set.
     #[error("{}: {reason}", variant.golden())]
     Golden {

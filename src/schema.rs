@@ -5,6 +5,7 @@ use schemars::generate::SchemaSettings;
 
 use crate::config::Settings;
 use crate::encode::Annotation;
+use crate::rollout::{Desired, Status};
 use crate::sink::kafka::DeadLetterHeaders;
 
 /// A format with a schema.
@@ -14,6 +15,10 @@ pub enum Schema {
     Annotation,
     /// The headers that a dead letter has beside those it came with.
     DeadLetterHeaders,
+    /// What a slot shall serve: a message of the control topic.
+    RolloutControl,
+    /// What a worker serves: a message of the status topic.
+    RolloutStatus,
     /// The settings file.
     Settings,
 }
@@ -25,6 +30,8 @@ impl Schema {
         let schema = match self {
             Schema::Annotation => generator.into_root_schema_for::<Annotation>(),
             Schema::DeadLetterHeaders => generator.into_root_schema_for::<DeadLetterHeaders>(),
+            Schema::RolloutControl => generator.into_root_schema_for::<Desired>(),
+            Schema::RolloutStatus => generator.into_root_schema_for::<Status>(),
             Schema::Settings => generator.into_root_schema_for::<Settings>(),
         };
         format!("{:#}\n", schema.as_value())

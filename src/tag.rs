@@ -8,10 +8,11 @@ use crate::config::Settings;
 use crate::decode::Format;
 use crate::encode::Form;
 use crate::pipeline::{self, Monitor};
+use crate::serving::Serving;
 use crate::sink::file::FileSink;
 use crate::source::StopSignal;
 use crate::source::file::FileSource;
-use crate::worker::{Loaded, WorkerError, intake_options, pipeline_options};
+use crate::worker::{WorkerError, intake_options, load_model, loader, pipeline_options};
 
 /// What to tag, and how to show it.
 #[derive(Clone, Debug)]
@@ -34,7 +35,8 @@ pub fn tag(
     output: impl Write + Send,
     rejects: impl Write + Send,
 ) -> Result<usize, WorkerError> {
-    let Loaded { model, sessions } = Loaded::new(settings)?;
+    let monitor = Monitor::disabled();
+    let serving = Serving::of(load_model(settings, &loader(settings, &monitor.metrics)?)?);
     let mut stages = pipeline_options(settings);
     if let Some(form) = &options.form {
         stages.encode.form = form.clone();
@@ -65,9 +67,8 @@ pub fn tag(
     let terminator = if is_json { "\n" } else { "" };
     let mut rejects = Counted { inner: rejects, lines: 0 };
     let sink = FileSink::new(BufWriter::new(output), &mut rejects, terminator);
-    let monitor = Monitor::disabled();
     let report = Report::new(monitor.metrics.clone(), "", None);
-    pipeline::run(Box::new(source), sink, (&model, sessions), &stages, (&monitor, report), &StopSignal::default())?;
+    pipeline::run(Box::new(source), sink, &serving, &stages, (&monitor, report), &StopSignal::default())?;
     Ok(rejects.lines)
 }
 

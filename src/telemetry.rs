@@ -26,7 +26,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
-pub use handles::{InputMetrics, LaneMetrics, OutputMetrics};
+pub use handles::{InputMetrics, LaneMetrics, OutputMetrics, RolloutMetrics};
 pub use logs::{LogFormat, LogOptions};
 pub use metrics::Metrics;
 pub use spans::{Outcome, PublishSpan, RecordSpan, RecordTracer};

@@ -1,6 +1,7 @@
 //! A worker from its settings: model, sessions, source and sink, and the pipeline between them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::Health;
@@ -8,14 +9,16 @@ use crate::batch::BatchOptions;
 use crate::commit::{BreakerOptions, CommitOptions, Report};
 use crate::config::{Delivery, GroupProtocol, OffsetReset, OutputMode, Settings};
 use crate::encode::{EncodeOptions, Form};
-use crate::infer::{InferOptions, Runtime, RuntimeError, Session};
+use crate::infer::{InferOptions, RuntimeError};
 use crate::kafka::{ConnectError, Connection};
 use crate::pipeline::{self, Monitor, PipelineError, PipelineOptions};
-use crate::registry::{Model, ModelError};
+use crate::registry::ModelError;
+use crate::rollout::{Rollout, RolloutError};
+use crate::serving::{LoadOptions, Loader, Routes, Serving, Version};
 use crate::sink::kafka::{KafkaSink, KafkaSinkOptions};
 use crate::source::kafka::{KafkaSource, KafkaSourceOptions};
 use crate::source::{IntakeOptions, StopSignal};
-use crate::telemetry::ModelInfo;
+use crate::telemetry::Metrics;
 
 /// A worker cannot start, or stopped before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -34,52 +37,40 @@ pub enum WorkerError {
     /// Kafka cannot be used.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// Models cannot be rolled out.
+    #[error(transparent)]
+    Rollout(#[from] RolloutError),
     /// A stage failed.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
 }
 
-/// A model with the sessions that serve it, one a lane.
-pub struct Loaded {
-    /// The model.
-    pub model: Model,
-    /// Its sessions, each proven on the golden set.
-    pub sessions: Vec<Session>,
+/// What loads models as the settings have it.
+///
+/// # Errors
+/// When ONNX Runtime is not to be had.
+pub fn loader(settings: &Settings, metrics: &Metrics) -> Result<Loader, WorkerError> {
+    let options = LoadOptions {
+        variant: settings.model.variant,
+        infer: InferOptions { device: settings.model.device, threads: settings.lanes.threads },
+        lanes: lanes(settings),
+    };
+    Ok(Loader::new(settings.model.runtime_library.as_deref(), options, metrics.clone())?)
 }
 
-impl Loaded {
-    /// Loads and verifies the model of the settings and opens a session for every lane.
-    ///
-    /// # Errors
-    /// When ONNX Runtime, the device, or a file of the model is missing or not what it should be.
-    pub fn new(settings: &Settings) -> Result<Self, WorkerError> {
-        let path = &settings.model.path;
-        let refused = |source| WorkerError::Model { path: path.display().to_string(), source };
-        let model = Model::load(path, settings.model.variant).map_err(refused)?;
-        let runtime = Runtime::load(settings.model.runtime_library.as_deref())?;
-        let options = InferOptions { device: settings.model.device, threads: settings.lanes.threads };
-        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let lanes = if settings.lanes.count == 0 { cores() } else { settings.lanes.count };
-        let sessions = (0..lanes).map(|_| model.session(&runtime, &options)).collect::<Result<Vec<_>, _>>();
-        let sessions = sessions.map_err(refused)?;
-        let manifest = &model.dir.manifest;
-        tracing::info!(
-            model = manifest.name, version = manifest.version, variant = %model.variant, device = %sessions[0].device(), lanes,
-            runtime = %runtime.library.display(), "model loaded"
-        );
-        Ok(Self { model, sessions })
-    }
+/// Loads and verifies the model of the settings, with a session for every lane.
+///
+/// # Errors
+/// When the device or a file of the model is missing or not what it should be.
+pub fn load_model(settings: &Settings, loader: &Loader) -> Result<Arc<Version>, WorkerError> {
+    let path = &settings.model.path;
+    let refused = |source| WorkerError::Model { path: path.display().to_string(), source };
+    loader.load(&settings.rollout.slot, path, loader.lanes()).map_err(refused)
+}
 
-    /// What metrics say of it.
-    pub fn info(&self) -> ModelInfo {
-        let manifest = &self.model.dir.manifest;
-        ModelInfo {
-            name: manifest.name.clone(),
-            version: manifest.version.clone(),
-            sha256: self.model.dir.sha256.clone(),
-            device: self.sessions[0].device().to_string(),
-        }
-    }
+fn lanes(settings: &Settings) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if settings.lanes.count == 0 { cores() } else { settings.lanes.count }
 }
 
 /// The options of the stages between source and sink.
@@ -91,6 +82,7 @@ pub fn pipeline_options(settings: &Settings) -> PipelineOptions {
     PipelineOptions {
         decode: settings.input.decode_options(),
         tokenize_threads: settings.lanes.tokenize_threads,
+        lanes: lanes(settings),
         batch: BatchOptions {
             max_tokens: settings.batch.max_tokens,
             max_sequences: settings.batch.max_sequences,
@@ -129,8 +121,17 @@ pub fn intake_options(settings: &Settings) -> IntakeOptions {
 /// # Errors
 /// When it cannot start, or a stage fails.
 pub fn run(settings: &Settings, monitor: &Monitor, health: &Health, stop: &StopSignal) -> Result<(), WorkerError> {
-    let loaded = Loaded::new(settings)?;
-    let _shown = monitor.metrics.model(loaded.info());
+    let (loader, serving) = (loader(settings, &monitor.metrics)?, Serving::default());
+    let _rollout = match &settings.rollout.topic_prefix {
+        None => {
+            serving.route(Routes::to(load_model(settings, &loader)?));
+            None
+        }
+        Some(prefix) => match Rollout::start(prefix, settings, (&loader, &serving), (monitor, health), stop)? {
+            None => return Ok(()),
+            started => started,
+        },
+    };
     let poll_bound = Duration::from_millis(settings.kafka.max_poll_interval_ms);
     let commit_bound = 3 * Duration::from_millis(settings.kafka.transaction_timeout_ms);
     let source = KafkaSource::connect(source_options(settings), &monitor.metrics, health.register("poll", poll_bound))?;
@@ -140,8 +141,7 @@ pub fn run(settings: &Settings, monitor: &Monitor, health: &Health, stop: &StopS
     health.set_started();
     health.set_ready(true, "reading");
     let options = pipeline_options(settings);
-    let served = (&loaded.model, loaded.sessions);
-    pipeline::run(Box::new(source), sink, served, &options, (monitor, report), stop)?;
+    pipeline::run(Box::new(source), sink, &serving, &options, (monitor, report), stop)?;
     Ok(())
 }
 

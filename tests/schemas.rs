@@ -44,6 +44,8 @@ fn the_committed_schemas_are_those_of_the_types() {
     for (of, name) in [
         (Schema::Annotation, "annotation"),
         (Schema::DeadLetterHeaders, "dead-letter-headers"),
+        (Schema::RolloutControl, "rollout-control"),
+        (Schema::RolloutStatus, "rollout-status"),
         (Schema::Settings, "settings"),
     ] {
         let committed = fs::read_to_string(folder().join(format!("{name}.schema.json"))).unwrap();
@@ -69,6 +71,35 @@ fn the_examples_are_valid_and_broken_ones_are_refused() {
     headers.validate(&dead_letter).unwrap();
     dead_letter.as_object_mut().unwrap().remove("vitag.error.code");
     assert!(!headers.is_valid(&dead_letter));
+}
+
+#[test]
+fn the_examples_of_rollouts_are_valid_and_are_read() {
+    let control = example("rollout-control");
+    validator(Schema::RolloutControl).validate(&control).unwrap();
+    vitag::rollout::Desired::read(control.to_string().as_bytes()).unwrap();
+    let status = example("rollout-status");
+    validator(Schema::RolloutStatus).validate(&status).unwrap();
+    let read: vitag::rollout::Status = serde_json::from_value(status.clone()).unwrap();
+    assert_eq!(serde_json::to_value(read).unwrap(), status, "nothing is left out");
+    for (of, mut value, key, wrong) in [
+        (Schema::RolloutControl, control.clone(), "generation", json!(0)),
+        (Schema::RolloutControl, control.clone(), "surprise", json!(true)),
+        (Schema::RolloutControl, control, "stable", json!({ "version": "1" })),
+        (Schema::RolloutStatus, status, "state", json!("well")),
+    ] {
+        value[key] = wrong;
+        assert!(!validator(of).is_valid(&value), "a wrong {key:?} is refused");
+    }
+}
+
+#[test]
+fn annotations_that_name_no_slot_can_still_be_read() {
+    let mut old = annotation(ANNOTATIONS[0]);
+    old["model"].as_object_mut().unwrap().remove("slot");
+    validator(Schema::Annotation).validate(&old).unwrap();
+    let read: vitag::encode::Annotation = serde_json::from_value(old).unwrap();
+    assert_eq!(read.model.slot, "default");
 }
 
 #[test]
@@ -119,8 +150,9 @@ fn every_reference_of_the_asyncapi_document_leads_somewhere() {
         };
         assert!(found, "{reference} leads nowhere");
     }
-    for schema in ["./annotation.schema.json", "./dead-letter-headers.schema.json"] {
-        assert!(references.iter().any(|reference| reference == schema), "{schema} is used");
+    for schema in ["annotation", "dead-letter-headers", "rollout-control", "rollout-status"] {
+        let reference = format!("./{schema}.schema.json");
+        assert!(references.contains(&reference), "{reference} is used");
     }
 }
 

@@ -92,6 +92,8 @@ struct Inner {
     /// Why the worker is ready or not; written when that changes, read by probes.
     reason: Mutex<String>,
     components: Mutex<Vec<Arc<Component>>>,
+    /// What else must hold for the worker to be ready, by name.
+    checks: Mutex<Vec<Check>>,
 }
 
 /// The health of a worker. A clone shares it.
@@ -106,6 +108,7 @@ impl Default for Health {
             ready: AtomicBool::new(false),
             reason: Mutex::new("starting".into()),
             components: Mutex::default(),
+            checks: Mutex::default(),
         }))
     }
 }
@@ -125,6 +128,16 @@ impl Health {
     pub fn set_ready(&self, ready: bool, reason: impl Into<String>) {
         *self.0.reason.lock().expect("nothing panics under this lock") = reason.into();
         self.0.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// A check of its own on the way to readiness, from now on.
+    pub fn set_check(&self, name: &'static str, ok: bool, reason: impl Into<String>) {
+        let check = Check { name, ok, reason: reason.into() };
+        let mut checks = self.checks();
+        match checks.iter_mut().find(|known| known.name == name) {
+            Some(known) => *known = check,
+            None => checks.push(check),
+        }
     }
 
     /// From now on the worker is not ready, whatever else is said.
@@ -149,11 +162,10 @@ impl Health {
         let ready = self.0.ready.load(Ordering::Relaxed);
         let reason = self.0.reason.lock().expect("nothing panics under this lock").clone();
         let stays = !self.0.shutting_down.load(Ordering::Relaxed);
-        Report::new(vec![
-            self.started(),
-            Check { name: "ready", ok: ready, reason },
-            Check { name: "running", ok: stays, reason: if stays { "" } else { "shutting down" }.into() },
-        ])
+        let running = Check { name: "running", ok: stays, reason: if stays { "" } else { "shutting down" }.into() };
+        let mut checks = vec![self.started(), Check { name: "ready", ok: ready, reason }, running];
+        checks.extend(self.checks().iter().cloned());
+        Report::new(checks)
     }
 
     /// Whether the worker has started. `/startupz`: until then, the other probes wait.
@@ -164,12 +176,20 @@ impl Health {
     /// What [`Health::ready`] comes to, without the words.
     pub fn is_ready(&self) -> bool {
         let Inner { started, ready, shutting_down, .. } = &*self.0;
-        started.load(Ordering::Relaxed) && ready.load(Ordering::Relaxed) && !shutting_down.load(Ordering::Relaxed)
+        let holds = || self.checks().iter().all(|check| check.ok);
+        started.load(Ordering::Relaxed)
+            && ready.load(Ordering::Relaxed)
+            && !shutting_down.load(Ordering::Relaxed)
+            && holds()
     }
 
     fn started(&self) -> Check {
         let ok = self.0.started.load(Ordering::Relaxed);
         Check { name: "started", ok, reason: if ok { "" } else { "starting" }.into() }
+    }
+
+    fn checks(&self) -> std::sync::MutexGuard<'_, Vec<Check>> {
+        self.0.checks.lock().expect("nothing panics under this lock")
     }
 
     fn components(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Component>>> {
@@ -188,6 +208,10 @@ mod tests {
         assert!(!health.is_ready() && !health.ready().is_ok() && !health.startup().is_ok());
         health.set_started();
         assert!(health.is_ready() && health.ready().is_ok() && health.startup().is_ok());
+        health.set_check("rollout", false, "no version serves");
+        assert!(!health.is_ready() && !health.ready().is_ok());
+        health.set_check("rollout", true, "");
+        assert!(health.is_ready() && health.ready().is_ok());
         health.set_shutting_down();
         assert!(!health.is_ready() && !health.ready().is_ok());
         assert_eq!(health.ready().checks[2].reason, "shutting down");

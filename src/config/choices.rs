@@ -162,3 +162,14 @@ choice! {
         Random = "random",
     }
 }
+
+choice! {
+    /// What happens where the old model and the new do not fit into memory together.
+    OnLowMemory {
+        /// The new one is refused; the old one goes on.
+        #[default]
+        Refuse = "refuse",
+        /// What is under way is finished, the old one freed, then the new one loaded; records wait meanwhile.
+        Drain = "drain",
+    }
+}

@@ -11,11 +11,12 @@ const MAX_TOPIC_CHARS: usize = 249;
 /// Checks a text that is not empty against the rule of its key.
 pub(super) fn text(path: &str, text: &str) -> Result<(), String> {
     match path {
-        "worker.instance" => instance(text),
-        "input.topics" | "output.topic" | "output.dead_letter_topic" => topic(text),
+        "worker.instance" | "rollout.slot" => instance(text),
+        "rollout.topic_prefix" | "input.topics" | "output.topic" | "output.dead_letter_topic" => topic(text),
         "input.text_pointer" | "input.id_pointer" | "input.words_pointer" => pointer(text),
         "kafka.bootstrap_servers" => host_port(text.rsplit("://").next().unwrap_or(text)),
         "model.device" => text.parse::<Device>().map(drop).map_err(|error| error.to_string()),
+        "rollout.labels" => label(text),
         "admin.address" => host_port(text),
         "telemetry.otlp_endpoint" => endpoint(text),
         "telemetry.log_level" => log_level(text),
@@ -32,6 +33,13 @@ fn instance(text: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("may hold letters, digits, `.`, `_` and `-` only, found {text:?}"))
+}
+
+fn label(text: &str) -> Result<(), String> {
+    match text.split_once('=') {
+        Some((name, value)) if is_name(name) && is_name(value) => Ok(()),
+        _ => Err(format!("a label is name=value of letters, digits, `.`, `_` and `-`, found {text:?}")),
+    }
 }
 
 fn topic(text: &str) -> Result<(), String> {

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{
-    AssignmentStrategy, Compression, Delivery, GroupProtocol, OffsetReset, OutputMode, Partitioner, SaslMechanism,
-    SecurityProtocol,
+    AssignmentStrategy, Compression, Delivery, GroupProtocol, OffsetReset, OnLowMemory, OutputMode, Partitioner,
+    SaslMechanism, SecurityProtocol,
 };
 use super::secret::{Properties, Secret};
 use crate::decode::{self, DecodeOptions};
@@ -351,6 +351,105 @@ pub struct Breaker {
 impl Default for Breaker {
     fn default() -> Self {
         Self { max_ratio: 0.5, window_records: 1_000, min_records: 100, max_run: 200 }
+    }
+}
+
+/// Models that change while the worker runs, by what a topic says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rollout {
+    /// What the names of the topics start with: `<prefix>.control` says which model to serve, `<prefix>.status` how far
+    /// each worker is; off if empty, and the worker serves `model.path`.
+    pub topic_prefix: Option<String>,
+    /// The slot that this worker serves: the key of its messages in the control topic.
+    pub slot: String,
+    /// Labels of this worker, as `name=value`, for messages that select workers by them.
+    pub labels: Vec<String>,
+    /// Folder of fetched models; if empty, `models` in `VITAG_CACHE` or in `vitag` in the user's cache folder.
+    pub cache_dir: Option<PathBuf>,
+    /// Largest size of that folder, in bytes; a model in use is never removed.
+    pub cache_max_bytes: u64,
+    /// Largest model accepted, in bytes.
+    #[schemars(range(min = 1))]
+    pub max_model_bytes: u64,
+    /// Most files of a model accepted.
+    #[schemars(range(min = 1))]
+    pub max_model_files: usize,
+    /// How the URI of a model must start; anything if empty.
+    pub allowed_uris: Vec<String>,
+    /// Public key (Ed25519, PEM) that signatures of models are checked with.
+    pub public_key_file: Option<PathBuf>,
+    /// Whether a model without a signature is refused.
+    pub require_signature: bool,
+    /// Longest time that a store which does not answer is asked again, in milliseconds.
+    #[schemars(range(min = 1, max = DAY_MS))]
+    pub deadline_ms: u64,
+    /// How long a model that no longer serves stays in memory, so that going back takes no time, in milliseconds.
+    #[schemars(range(max = DAY_MS))]
+    pub keep_previous_ms: u64,
+    /// What happens where the old model and the new do not fit into memory together.
+    pub on_low_memory: OnLowMemory,
+    /// Longest time between two messages about this worker's state, in milliseconds.
+    #[schemars(range(min = 100, max = DAY_MS))]
+    pub status_interval_ms: u64,
+    /// Largest share of the time that a shadow model may compute, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub shadow_max_load: f64,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            topic_prefix: None,
+            slot: crate::serving::DEFAULT_SLOT.into(),
+            labels: Vec::new(),
+            cache_dir: None,
+            cache_max_bytes: 10 << 30,
+            max_model_bytes: 4 << 30,
+            max_model_files: 64,
+            allowed_uris: Vec::new(),
+            public_key_file: None,
+            require_signature: false,
+            deadline_ms: 600_000,
+            keep_previous_ms: 600_000,
+            on_low_memory: OnLowMemory::default(),
+            status_interval_ms: 10_000,
+            shadow_max_load: 0.1,
+        }
+    }
+}
+
+/// When a canary, or a model that serves since less than the window, is taken back by the worker itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rollback {
+    /// Time over which the rules count, in milliseconds.
+    #[schemars(range(min = 100, max = DAY_MS))]
+    pub window_ms: u64,
+    /// Records of the new model in the window before which no rule counts.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub min_records: u64,
+    /// Largest share of dead letters among the records of the new model, 0 to 1; 1 for no limit.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub max_dead_letter_ratio: f64,
+    /// Largest ratio of the mean time that the new model takes for a token to that of the old; 0 for no limit.
+    #[schemars(range(min = 0.0, max = 1_000.0))]
+    pub max_latency_ratio: f64,
+    /// Smallest share of labels in which the new model agrees with the old on the records that a shadow compares, 0 to 1;
+    /// 0 for no limit.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub min_agreement: f64,
+}
+
+impl Default for Rollback {
+    fn default() -> Self {
+        Self {
+            window_ms: 60_000,
+            min_records: 200,
+            max_dead_letter_ratio: 0.2,
+            max_latency_ratio: 0.0,
+            min_agreement: 0.0,
+        }
     }
 }
 

@@ -17,8 +17,8 @@ pub(super) fn batch(mut queues: Vec<Receiver<Item>>, to_lanes: &Sender<Vec<Item>
         while !batcher.is_full()
             && let Some(item) = next_window(&mut queues, &mut turns)
         {
-            let tokens = item.tokens();
-            batcher.push(item, tokens, Instant::now());
+            let (version, tokens) = (item.request.version.number(), item.tokens());
+            batcher.push(item, version, tokens, Instant::now());
         }
         while let Some(batch) = if queues.is_empty() { batcher.take() } else { batcher.poll(Instant::now()) } {
             if to_lanes.send(batch).is_err() {

@@ -11,9 +11,9 @@ use crate::infer::{InferError, Logits, Recovery, Session};
 use crate::record::{Code, Reject, Stage};
 use crate::telemetry::{LaneMetrics, Metrics};
 
-/// A session with what is done about its failures.
+/// One after the other, runs batches on its own session of their version, and does what can be done about failures.
 pub(super) struct Lane<'p> {
-    session: Session,
+    number: usize,
     recovery: Recovery,
     metrics: &'p Metrics,
     own: LaneMetrics,
@@ -21,8 +21,8 @@ pub(super) struct Lane<'p> {
 
 impl<'p> Lane<'p> {
     /// Lane `number`, whose batches have up to `max_tokens` slots.
-    pub(super) fn new(number: usize, session: Session, max_tokens: usize, metrics: &'p Metrics) -> Self {
-        Self { session, recovery: Recovery::new(max_tokens), metrics, own: metrics.lane(number) }
+    pub(super) fn new(number: usize, max_tokens: usize, metrics: &'p Metrics) -> Self {
+        Self { number, recovery: Recovery::new(max_tokens), metrics, own: metrics.lane(number) }
     }
 
     pub(super) fn run(mut self, batches: &Receiver<Vec<Item>>, to_encode: &Sender<Arc<Request>>) -> Result<(), String> {
@@ -48,12 +48,17 @@ impl<'p> Lane<'p> {
 
     /// Answers every item: with its logits, or with why the model fails on it.
     fn answer(&mut self, items: &[Item]) -> Result<(), String> {
-        let Self { session, recovery, own, .. } = self;
+        let Some(first) = items.first() else { return Ok(()) };
+        let Self { number, recovery, own, .. } = self;
+        // The batcher mixes no versions.
+        let mut session = first.request.version.session(*number);
         let budget = recovery.slots();
+        let tally = first.request.version.tally();
         let answers = recovery.answer(items, Item::tokens, |part| {
             let started = Instant::now();
-            let answers = infer(session, part);
+            let answers = infer(&mut session, part);
             own.inferred(started.elapsed());
+            tally.ran(part.iter().map(Item::tokens).sum(), started.elapsed());
             answers.inspect_err(|error| own.failed(error.cause))
         });
         if recovery.slots() != budget {

@@ -9,6 +9,7 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use super::metrics::ERROR;
 use crate::infer::Cause;
 use crate::record::Code;
+use crate::rollout::State;
 
 /// What is counted of an input topic.
 #[derive(Clone, Debug)]
@@ -86,5 +87,57 @@ impl LaneMetrics {
     /// Slots of the padded view that the lane runs at once from now on.
     pub fn budget(&self, slots: usize) {
         self.budget.record(slots as u64, self.attributes.as_slice());
+    }
+}
+
+/// What is counted of the rollouts to a slot.
+#[derive(Clone, Debug)]
+pub struct RolloutMetrics {
+    pub(super) events: Counter<u64>,
+    pub(super) generation: Gauge<u64>,
+    pub(super) state: Gauge<u64>,
+    pub(super) agreement: Gauge<f64>,
+    pub(super) compared: Histogram<f64>,
+    pub(super) slot: KeyValue,
+}
+
+impl RolloutMetrics {
+    /// The generation that the worker knows of, and how far it is with it.
+    pub fn state(&self, generation: u64, current: State) {
+        self.generation.record(generation, std::slice::from_ref(&self.slot));
+        for state in State::ALL {
+            let attributes = [self.slot.clone(), KeyValue::new("vitag.rollout.state", state.to_string())];
+            self.state.record((state == current).into(), &attributes);
+        }
+    }
+
+    /// A generation began to serve.
+    pub fn swapped(&self) {
+        self.count("swapped");
+    }
+
+    /// A generation could not be served.
+    pub fn failed(&self) {
+        self.count("failed");
+    }
+
+    /// A generation was taken back by the rules.
+    pub fn rolled_back(&self) {
+        self.count("rolled_back");
+    }
+
+    /// A message could not be followed.
+    pub fn refused(&self) {
+        self.count("refused");
+    }
+
+    /// A record was compared in `time`; `agreement` is that of all so far, 0 to 1.
+    pub fn compared(&self, agreement: f64, time: Duration) {
+        self.agreement.record(agreement, std::slice::from_ref(&self.slot));
+        self.compared.record(time.as_secs_f64(), std::slice::from_ref(&self.slot));
+    }
+
+    fn count(&self, event: &'static str) {
+        self.events.add(1, &[self.slot.clone(), KeyValue::new("vitag.rollout.event", event)]);
     }
 }

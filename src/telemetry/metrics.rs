@@ -6,7 +6,7 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider, NoopMeterProvider};
 
-use super::handles::{InputMetrics, LaneMetrics, OutputMetrics};
+use super::handles::{InputMetrics, LaneMetrics, OutputMetrics, RolloutMetrics};
 use super::watch::{ModelInfo, ModelWatch, PartitionWatch, Watched};
 use crate::record::{self, Code, Partition, Stage};
 
@@ -159,6 +159,23 @@ impl Metrics {
     /// Shows an assigned partition until the returned value is dropped. `held` is what the partition has in flight.
     pub fn partition(&self, partition: &Partition, held: &record::Gauge) -> PartitionWatch {
         self.watched.partition(partition, held)
+    }
+
+    /// What is counted of the rollouts to a slot. Once for each.
+    pub fn rollout(&self, slot: &str) -> RolloutMetrics {
+        let gauge = |name, description| self.meter.u64_gauge(name).with_description(description).build();
+        RolloutMetrics {
+            events: counter(&self.meter, "vitag.rollout.events", "{event}", "Ends of rollouts, and messages refused"),
+            generation: gauge("vitag.rollout.generation", "Generation of the desired state that the worker knows of"),
+            state: gauge("vitag.rollout.state", "1 for the state that the rollout is in, else 0"),
+            agreement: self
+                .meter
+                .f64_gauge("vitag.shadow.agreement")
+                .with_description("Share of words and entities in which the compared version agrees")
+                .build(),
+            compared: histogram(&self.meter, "vitag.shadow.duration", "s", "Time to compare a record", &STEP_SECONDS),
+            slot: KeyValue::new("vitag.slot", slot.to_owned()),
+        }
     }
 
     /// Shows a loaded model until the returned value is dropped.

@@ -1,0 +1,129 @@
+//! The thread that makes models ready: fetches, verifies, loads, warms up. It serves nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::cache::Cached;
+use super::desired::Target;
+use super::fetch::Fetcher;
+use crate::manifest::Variant;
+use crate::serving::{Loader, Version};
+
+/// A version that a generation needs, and as what.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Need {
+    pub(super) target: Target,
+    /// Sessions that it needs at least.
+    pub(super) sessions: usize,
+}
+
+/// What the thread is asked for.
+pub(super) enum Order {
+    /// Bring models into the cache.
+    Fetch { generation: u64, needs: Vec<Need>, patience: Duration },
+    /// Load what was fetched.
+    Load { generation: u64, fetched: Vec<Fetched> },
+}
+
+/// A model on disk.
+#[derive(Clone, Debug)]
+pub(super) struct Fetched {
+    pub(super) need: Need,
+    pub(super) cached: Cached,
+}
+
+impl Fetched {
+    /// Bytes of the graph, of which every session has a copy.
+    pub(super) fn graph_bytes(&self, variant: Variant) -> u64 {
+        std::fs::metadata(self.cached.path.join(variant.graph())).map_or(0, |file| file.len())
+    }
+}
+
+/// A model in memory.
+#[derive(Clone, Debug)]
+pub(super) struct Loaded {
+    pub(super) version: Arc<Version>,
+    /// What the control topic calls it; none for the model of the settings.
+    pub(super) target: Option<Target>,
+    /// Keeps its files where they are: for when it must be loaded again.
+    pub(super) _cached: Option<Cached>,
+}
+
+/// How far it is.
+pub(super) enum Event {
+    /// A store does not answer; it is asked again.
+    Waiting(String),
+    Fetched(Vec<Fetched>),
+    Verifying,
+    Warming,
+    Loaded(Vec<Loaded>),
+    Failed(String),
+}
+
+/// The generation that is wanted: work for another is given up.
+pub(super) type Wanted = Arc<AtomicU64>;
+
+pub(super) struct Admitter {
+    pub(super) fetcher: Fetcher,
+    pub(super) loader: Loader,
+    pub(super) slot: String,
+    pub(super) warm_up_tokens: usize,
+    pub(super) wanted: Wanted,
+}
+
+impl Admitter {
+    /// Serves orders until there are none; every event names the generation that it is of.
+    pub(super) fn run(self, orders: &Receiver<Order>, events: &Sender<(u64, Event)>) {
+        for order in orders {
+            let (generation, result) = match order {
+                Order::Fetch { generation, needs, patience } => {
+                    (generation, self.fetch(generation, needs, patience, events))
+                }
+                Order::Load { generation, fetched } => (generation, self.load(generation, fetched, events)),
+            };
+            let event = result.unwrap_or_else(Event::Failed);
+            if events.send((generation, event)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn fetch(
+        &self,
+        generation: u64,
+        needs: Vec<Need>,
+        patience: Duration,
+        events: &Sender<(u64, Event)>,
+    ) -> Result<Event, String> {
+        let deadline = Instant::now() + patience;
+        let is_cancelled = || self.wanted.load(Ordering::Relaxed) != generation;
+        let mut fetched = Vec::new();
+        for need in needs {
+            let told = |error: &_| {
+                tracing::warn!(slot = self.slot, generation, %error, "trying again");
+                let _ = events.send((generation, Event::Waiting(format!("{error}; trying again"))));
+            };
+            let cached = self.fetcher.fetch(&need.target, deadline, &is_cancelled, told);
+            let cached = cached.map_err(|error| format!("version {}: {error}", need.target.version))?;
+            fetched.push(Fetched { need, cached });
+        }
+        Ok(Event::Fetched(fetched))
+    }
+
+    fn load(&self, generation: u64, fetched: Vec<Fetched>, events: &Sender<(u64, Event)>) -> Result<Event, String> {
+        let mut loaded = Vec::new();
+        for Fetched { need, cached } in fetched {
+            let failed = |error: &dyn std::fmt::Display| format!("version {}: {error}", need.target.version);
+            let _ = events.send((generation, Event::Verifying));
+            fail::fail_point!("rollout_load", |_| Err(failed(&"injected: out of memory")));
+            let version = self.loader.load(&self.slot, &cached.path, need.sessions).map_err(|e| failed(&e))?;
+            let _ = events.send((generation, Event::Warming));
+            version.warm_up(self.warm_up_tokens).map_err(|e| failed(&e))?;
+            loaded.push(Loaded { version, target: Some(need.target), _cached: Some(cached) });
+        }
+        Ok(Event::Loaded(loaded))
+    }
+}

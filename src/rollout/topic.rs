@@ -1,0 +1,195 @@
+//! The topics of rollouts: one partition, compacted, read from the start without a group.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::producer::{BaseRecord, Producer as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::config::Settings;
+use crate::kafka::{ConnectError, Onlooker, Troubled as _};
+use crate::sink::kafka::delivery::{Deliveries, Producer, producer_config};
+use crate::source::Message;
+use crate::source::kafka::detach;
+use crate::worker::{connection, owned, producer_properties};
+
+/// The only partition.
+const PARTITION: i32 = 0;
+/// How long one request for metadata may take.
+const METADATA: Duration = Duration::from_millis(500);
+/// How long the end of a topic may take to be told.
+const END: Duration = Duration::from_secs(10);
+/// Pause before a topic that is not there, or a broker that does not answer, is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What a poll found.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// The next message.
+    Message(Message),
+    /// All there is has been read.
+    End,
+    /// The topic does not exist.
+    Absent,
+    /// Nothing for now.
+    Nothing,
+}
+
+/// Reads the topic from its start, and what comes after.
+pub(crate) struct Reader {
+    consumer: BaseConsumer<Onlooker>,
+    topic: String,
+    is_assigned: bool,
+    ask_at: Instant,
+}
+
+impl Reader {
+    /// A reader of `topic`, which need not exist.
+    pub(crate) fn open(settings: &Settings, topic: &str) -> Result<Self, ConnectError> {
+        let mut config = connection(settings).client(&owned(&settings.kafka.consumer_properties));
+        // librdkafka wants a name of a group even where nothing is asked of one.
+        config.set("group.id", format!("{}.rollout", settings.kafka.group_id));
+        config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
+        config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
+        config.set("auto.offset.reset", "earliest").set("allow.auto.create.topics", "false");
+        let consumer = config.create_with_context(Onlooker::default()).map_err(|e| ConnectError::config(&e))?;
+        Ok(Self { consumer, topic: topic.to_owned(), is_assigned: false, ask_at: Instant::now() })
+    }
+
+    /// Reads the topic from its start again.
+    pub(crate) fn rewind(&mut self) {
+        self.is_assigned = false;
+        self.ask_at = Instant::now();
+    }
+
+    /// What comes next, waited for up to `patience`.
+    pub(crate) fn poll(&mut self, patience: Duration) -> Read {
+        if !self.is_assigned {
+            if Instant::now() < self.ask_at {
+                // Errors of the connection come out of a poll.
+                let _ = self.consumer.poll(patience);
+                return Read::Nothing;
+            }
+            if let Some(instead) = self.assign() {
+                self.ask_at = Instant::now() + AGAIN;
+                return instead;
+            }
+        }
+        match self.consumer.poll(patience) {
+            Some(Ok(message)) if message.topic() == self.topic => Read::Message(detach(&message)),
+            Some(Err(KafkaError::PartitionEOF(_))) => Read::End,
+            Some(Err(error)) => {
+                tracing::debug!(%error, topic = self.topic, "cannot read, starting over");
+                self.rewind();
+                self.ask_at = Instant::now() + AGAIN;
+                Read::Nothing
+            }
+            _ => Read::Nothing,
+        }
+    }
+
+    /// Assigns the partition from its start, or says what there is instead.
+    fn assign(&mut self) -> Option<Read> {
+        let metadata = match self.consumer.fetch_metadata(Some(&self.topic), METADATA) {
+            Ok(metadata) => metadata,
+            Err(_) => return Some(Read::Nothing),
+        };
+        let found = metadata.topics().first();
+        match found.and_then(|topic| topic.error()).map(RDKafkaErrorCode::from) {
+            None if found.is_some_and(|topic| !topic.partitions().is_empty()) => {}
+            None | Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                return Some(Read::Absent);
+            }
+            Some(_) => return Some(Read::Nothing),
+        }
+        let mut list = TopicPartitionList::new();
+        let assigned = list
+            .add_partition_offset(&self.topic, PARTITION, Offset::Beginning)
+            .and_then(|()| self.consumer.assign(&list));
+        if let Err(error) = assigned {
+            tracing::warn!(%error, topic = self.topic, "cannot read");
+            return Some(Read::Nothing);
+        }
+        self.is_assigned = true;
+        None
+    }
+
+    /// The offset after the last message.
+    fn end(&self) -> Option<i64> {
+        self.consumer.fetch_watermarks(&self.topic, PARTITION, END).ok().map(|(_, end)| end)
+    }
+
+    /// The last complaint of librdkafka.
+    fn trouble(&self) -> String {
+        self.consumer.context().trouble().last().unwrap_or_else(|| "no answer".to_owned())
+    }
+}
+
+/// The last value of every key, as the topic has it now; tombstones are left out.
+pub(crate) fn read_all(settings: &Settings, topic: &str) -> Result<BTreeMap<String, Message>, ConnectError> {
+    let patience = Duration::from_millis(settings.worker.startup_timeout_ms);
+    let deadline = Instant::now() + patience;
+    let mut reader = Reader::open(settings, topic)?;
+    let mut last = BTreeMap::new();
+    // Where others write all the time, the end as it is now never comes.
+    let mut end: Option<i64> = None;
+    while Instant::now() < deadline {
+        match reader.poll(Duration::from_millis(100)) {
+            Read::Message(message) => {
+                let key = String::from_utf8_lossy(message.key.as_deref().unwrap_or_default()).into_owned();
+                let offset = message.offset;
+                match message.value {
+                    Some(_) => last.insert(key, message),
+                    None => last.remove(&key),
+                };
+                if offset + 1 >= *end.get_or_insert_with(|| reader.end().unwrap_or(i64::MAX)) {
+                    return Ok(last);
+                }
+            }
+            Read::End => return Ok(last),
+            Read::Absent => return Err(ConnectError::NoTopic(topic.to_owned(), "rollout.topic_prefix")),
+            Read::Nothing => {}
+        }
+        if let Some(refused) = reader.consumer.context().trouble().refusal() {
+            return Err(refused);
+        }
+    }
+    Err(connection(settings).unavailable(patience, reader.trouble()))
+}
+
+/// Writes messages to the topics.
+pub(crate) struct Writer {
+    producer: Producer,
+    patience: Duration,
+}
+
+impl Writer {
+    /// A writer; it speaks to the broker when it has something to write.
+    pub(crate) fn open(settings: &Settings) -> Result<Self, ConnectError> {
+        let lifetime = Duration::from_millis(settings.kafka.transaction_timeout_ms);
+        let config = producer_config(&connection(settings), &producer_properties(settings), None, lifetime);
+        let producer = config.create_with_context(Deliveries::default()).map_err(|e| ConnectError::config(&e))?;
+        Ok(Self { producer, patience: lifetime })
+    }
+
+    /// Hands a message over; [`Writer::failure`] tells later if it did not arrive.
+    pub(crate) fn send(&self, topic: &str, key: &str, value: Option<&[u8]>) -> Result<(), String> {
+        let mut record = BaseRecord::with_opaque_to(topic, 0).key(key).partition(PARTITION);
+        record.payload = value;
+        self.producer.send(record).map_err(|(error, _)| error.to_string())
+    }
+
+    /// Why a message handed over since the last question did not arrive.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.producer.context().take().first().map(|(_, error)| error.to_string())
+    }
+
+    /// Waits until everything has arrived.
+    pub(crate) fn flush(&self) -> Result<(), String> {
+        self.producer.flush(self.patience).map_err(|error| error.to_string())?;
+        self.failure().map_or(Ok(()), Err)
+    }
+}

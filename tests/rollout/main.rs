@@ -1,0 +1,16 @@
+//! Models that are rolled out through topics to workers of the real binary, on a real broker.
+#![cfg(feature = "failpoints")]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/model.rs"]
+mod model;
+
+mod candidates;
+mod fleet;
+mod operations;
+mod survival;
+mod swaps;
+
+#[path = "../common/cli.rs"]
+mod cli;

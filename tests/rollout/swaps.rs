@@ -1,0 +1,122 @@
+//! Many rollouts in a row under load: nothing is lost, doubled or out of order, and every record is tagged by the version
+//! that it names.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use vitag::config::{Settings, Sources};
+use vitag::decode::Document;
+use vitag::encode::OffsetUnit;
+use vitag::rollout::tag;
+use vitag::serving::Version;
+use vitag::telemetry::Metrics;
+use vitag::worker::loader;
+
+use crate::common::broker::{Broker, Received};
+use crate::common::worker::{Finally, Worker, json};
+use crate::fleet::{Fleet, desired, target};
+use crate::model;
+
+/// Rollouts of the run; `make rollouts` asks for 100.
+fn rollouts() -> u64 {
+    std::env::var("VITAG_ROLLOUTS").map_or(5, |text| text.parse().expect("VITAG_ROLLOUTS is a number"))
+}
+
+/// Documents that are on their way at a time.
+const AHEAD: i64 = 400;
+
+#[test]
+fn no_record_suffers_from_rollouts_and_a_late_worker_comes_up_on_the_last() {
+    let contrary = model::contrary("0.2.0");
+    let dirs = [model::original(), contrary.path().to_owned()];
+    let fleet = Fleet::new(Broker::shared(), 6);
+    let names = ["a", "b", "c"];
+    let workers: Vec<Worker> = names.iter().map(|name| fleet.worker(name, &[], &[])).collect();
+    fleet.wait_for(&names, 0, "ready");
+    let (fed, enough) = (AtomicU32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| feed(&fleet, &fed, &enough));
+        let _end = Finally(|| enough.store(true, Ordering::Relaxed));
+        let mut early = Vec::new();
+        for generation in 1..=rollouts() {
+            fleet.desire(&desired(generation, &target(&dirs[generation as usize % 2])));
+            let version = ["0.1.0", "0.2.0"][generation as usize % 2];
+            for status in fleet.wait_for(&names, generation, "ready") {
+                assert_eq!(status["stable"]["version"], version, "{status:#}");
+            }
+            if generation == 5 {
+                early = workers.iter().map(Worker::memory).collect();
+            }
+        }
+        if rollouts() >= 50 {
+            for (worker, early) in workers.iter().zip(early) {
+                let late = worker.memory();
+                println!("resident memory: {early} bytes after 5 rollouts, {late} after {}", rollouts());
+                assert!(late as f64 <= early as f64 * 1.05, "memory grew from {early} to {late} bytes");
+            }
+        }
+    });
+    let count = fed.load(Ordering::Relaxed);
+    fleet.stream.assert_exactly_once(count);
+    let records = fleet.stream.broker.read_committed_to_end(&fleet.stream.output);
+    let by_version = check_tags(&records, &dirs);
+    println!("{count} records: {by_version:?}");
+    assert_eq!(by_version.len(), 2, "both versions served: {by_version:?}");
+
+    let _late = fleet.worker("late", &[], &[]);
+    let last = fleet.wait_for(&["late"], rollouts(), "ready");
+    assert_eq!(last[0]["stable"]["version"], ["0.1.0", "0.2.0"][rollouts() as usize % 2]);
+}
+
+/// Writes documents, never far ahead of the workers.
+fn feed(fleet: &Fleet<'_>, fed: &AtomicU32, enough: &AtomicBool) {
+    let stream = &fleet.stream;
+    while !enough.load(Ordering::Relaxed) {
+        let done: i64 = stream.broker.committed(&stream.group, &stream.input).values().sum();
+        let next = fed.load(Ordering::Relaxed);
+        if i64::from(next) > done + AHEAD {
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        }
+        stream.feed(next..next + 100);
+        fed.store(next + 100, Ordering::Relaxed);
+    }
+}
+
+/// Tags every text again with the version that its record names; returns how many records each has.
+pub(crate) fn check_tags(records: &[Received], dirs: &[PathBuf; 2]) -> BTreeMap<String, usize> {
+    let versions = dirs.each_ref().map(|dir| open(dir));
+    let mut counts = BTreeMap::new();
+    for record in records {
+        let annotation = json(record);
+        let (named, sha256) = (annotation["model"]["version"].as_str().unwrap(), &annotation["model"]["sha256"]);
+        let version = versions.iter().find(|version| *sha256 == version.model().dir.sha256).expect("a version of ours");
+        assert_eq!(named, version.model().dir.manifest.version);
+        assert_eq!(annotation["model"]["slot"], "default");
+        let text = annotation["text"].as_str().unwrap().to_owned();
+        let document = Document { text, words: None, id: None, truncated: false };
+        let again = serde_json::to_value(tag(version, &document, OffsetUnit::CodePoint).unwrap()).unwrap();
+        assert_eq!(labels(&annotation), labels(&again), "by {named}: {annotation:#}");
+        *counts.entry(named.to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+/// Words and entities with their labels; scores may differ in the last digit by what else was in the batch.
+fn labels(annotation: &Value) -> Vec<(Value, Value, Value)> {
+    let part = |name: &str, label: &'static str| {
+        let marks = annotation[name].as_array().unwrap().clone();
+        marks.into_iter().map(move |mark| (mark["start"].clone(), mark["end"].clone(), mark[label].clone()))
+    };
+    part("tokens", "pos").chain(part("entities", "label")).collect()
+}
+
+fn open(dir: &std::path::Path) -> Arc<Version> {
+    let env = vec![("HOSTNAME".into(), "test".into())];
+    let settings = Settings::load(&Sources { file: None, env, sets: vec!["model.device=cpu".into()] }).unwrap();
+    loader(&settings, &Metrics::disabled()).unwrap().load("default", dir, 1).unwrap()
+}
