@@ -29,7 +29,7 @@ struct Served {
     registry: Registry,
 }
 
-/// Serves `/livez`, `/readyz`, `/startupz` and `/metrics` on `address` (such as `0.0.0.0:9464`) until `shutdown`
+/// Serves `/livez`, `/readyz`, `/startupz`, `/rollout` and `/metrics` on `address` (such as `0.0.0.0:9464`) until `shutdown`
 /// resolves. Port 0 takes any free one; the address that was bound is returned.
 ///
 /// # Errors
@@ -73,6 +73,7 @@ fn router(served: Served) -> Router {
         .route("/livez", get(|State(served): State<Served>| async move { report(served.health.live()) }))
         .route("/readyz", get(|State(served): State<Served>| async move { report(served.health.ready()) }))
         .route("/startupz", get(|State(served): State<Served>| async move { report(served.health.startup()) }))
+        .route("/rollout", get(|State(served): State<Served>| async move { Json(served.health.rollout()) }))
         .route("/metrics", get(metrics))
         .fallback(|| async { error(StatusCode::NOT_FOUND) })
         .method_not_allowed_fallback(|| async { error(StatusCode::METHOD_NOT_ALLOWED) })
@@ -80,7 +81,7 @@ fn router(served: Served) -> Router {
 }
 
 async fn index() -> Response {
-    let pages = ["/livez", "/readyz", "/startupz", "/metrics"];
+    let pages = ["/livez", "/readyz", "/startupz", "/rollout", "/metrics"];
     Json(json!({ "name": "vitag", "version": env!("CARGO_PKG_VERSION"), "pages": pages })).into_response()
 }
 

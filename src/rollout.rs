@@ -15,6 +15,7 @@
 mod admit;
 mod agent;
 mod archive;
+mod background;
 mod cache;
 mod compare;
 mod control;
@@ -40,6 +41,7 @@ use crossbeam_channel::{bounded, unbounded};
 
 use crate::admin::Health;
 use crate::config::Settings;
+use crate::infer::Device;
 use crate::kafka::ConnectError;
 use crate::pipeline::Monitor;
 use crate::serving::{Loader, Serving};
@@ -110,6 +112,7 @@ impl Rollout {
             loader: loader.clone(),
             slot: settings.rollout.slot.clone(),
             warm_up_tokens: settings.batch.max_tokens,
+            steps_back: settings.lanes.threads == 1 && matches!(settings.model.device, Device::Auto | Device::Cpu),
             wanted: wanted.clone(),
         };
         let agent = agent::Agent::new(agent::Parts {

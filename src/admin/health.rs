@@ -94,6 +94,8 @@ struct Inner {
     components: Mutex<Vec<Arc<Component>>>,
     /// What else must hold for the worker to be ready, by name.
     checks: Mutex<Vec<Check>>,
+    /// What is said of the rollouts; null without any.
+    rollout: Mutex<serde_json::Value>,
 }
 
 /// The health of a worker. A clone shares it.
@@ -109,6 +111,7 @@ impl Default for Health {
             reason: Mutex::new("starting".into()),
             components: Mutex::default(),
             checks: Mutex::default(),
+            rollout: Mutex::default(),
         }))
     }
 }
@@ -138,6 +141,16 @@ impl Health {
             Some(known) => *known = check,
             None => checks.push(check),
         }
+    }
+
+    /// What the page about rollouts shows from now on.
+    pub fn set_rollout(&self, status: serde_json::Value) {
+        *self.0.rollout.lock().expect("nothing panics under this lock") = status;
+    }
+
+    /// What the page about rollouts shows.
+    pub fn rollout(&self) -> serde_json::Value {
+        self.0.rollout.lock().expect("nothing panics under this lock").clone()
     }
 
     /// From now on the worker is not ready, whatever else is said.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::background::step_back;
 use super::cache::Cached;
 use super::desired::Target;
 use super::fetch::Fetcher;
@@ -71,12 +72,18 @@ pub(super) struct Admitter {
     pub(super) loader: Loader,
     pub(super) slot: String,
     pub(super) warm_up_tokens: usize,
+    /// It computes when those who serve leave time for it: not where sessions start threads, which would do the same for
+    /// ever.
+    pub(super) steps_back: bool,
     pub(super) wanted: Wanted,
 }
 
 impl Admitter {
     /// Serves orders until there are none; every event names the generation that it is of.
     pub(super) fn run(self, orders: &Receiver<Order>, events: &Sender<(u64, Event)>) {
+        if self.steps_back {
+            step_back();
+        }
         for order in orders {
             let (generation, result) = match order {
                 Order::Fetch { generation, needs, patience } => {

@@ -166,7 +166,7 @@ impl Agent {
             self.reporter.refused(refused.clone());
         }
         match fold.wanted {
-            Wanted::Desired(desired) => self.begin(desired),
+            Wanted::Desired(desired) => self.begin(*desired),
             Wanted::Withdrawn if self.in_force.take().is_some() => self.fall_back("withdrawn: serving model.path"),
             // A topic that is gone takes nothing away.
             _ if self.serving.routes().stable.is_none() && matches!(self.work, Work::Idle) => {
@@ -291,6 +291,7 @@ impl Agent {
                     |pooled: &&Pooled| before.as_ref().is_some_and(|v| Arc::ptr_eq(v, &pooled.loaded.version));
                 let target = self.pool.iter().find(of_version).and_then(|pooled| pooled.loaded.target.clone());
                 self.fallback = target.or(self.fallback.take());
+                self.reporter.serves((None, None));
                 self.work = Work::Draining(desired, fetched);
             }
         }
@@ -307,6 +308,7 @@ impl Agent {
         if is_free && let Work::Draining(..) = self.work {
             let Work::Draining(desired, fetched) = std::mem::replace(&mut self.work, Work::Idle) else { return };
             self.pool.clear();
+            memory::give_back();
             self.load(desired, fetched);
         }
     }
@@ -486,10 +488,14 @@ impl Agent {
     }
 
     fn free(&mut self, is_over: impl Fn(Instant) -> bool) {
+        let before = self.pool.len();
         self.pool.retain(|pooled| {
             let is_free = Arc::strong_count(&pooled.loaded.version) == 1;
             !(is_free && pooled.unused_since.is_some_and(&is_over))
         });
+        if self.pool.len() < before {
+            memory::give_back();
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) enum Wanted {
     /// That it is no longer rolled out: the worker serves the model of its settings.
     Withdrawn,
     /// What it shall serve.
-    Desired(Desired),
+    Desired(Box<Desired>),
 }
 
 /// The messages of one slot, put together.
@@ -41,7 +41,7 @@ impl Fold {
             Ok(desired) => {
                 let is_higher = |current: &Desired| current.generation > desired.generation;
                 if !matches!(&self.wanted, Wanted::Desired(current) if is_higher(current)) {
-                    *self = Self { wanted: Wanted::Desired(desired), refused: None };
+                    *self = Self { wanted: Wanted::Desired(Box::new(desired)), refused: None };
                 }
             }
             Err(reason) => self.refused = Some(Refused { offset: message.offset, reason }),

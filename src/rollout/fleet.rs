@@ -117,7 +117,7 @@ impl Fleet {
 
     /// A generation that serves `stable`.
     pub fn rollout(&self, stable: Target) -> Desired {
-        let before = self.desired.as_ref().map(|desired| desired.stable.clone());
+        let before = self.desired.as_ref().and_then(|desired| self.serving(desired));
         Desired {
             spec_version: SPEC_VERSION,
             generation: self.next_generation(),
@@ -129,6 +129,13 @@ impl Fleet {
             deadline_ms: None,
             reason: None,
         }
+    }
+
+    /// What serves as the fleet is: a version in force that no worker could serve is nothing to go back to.
+    fn serving(&self, desired: &Desired) -> Option<Target> {
+        let serves = |worker: &Worker| worker.status.stable.as_ref().is_some_and(|s| s.sha256 == desired.stable.sha256);
+        let is_served = self.workers.is_empty() || self.workers.iter().any(serves);
+        if is_served { Some(desired.stable.clone()) } else { desired.previous.clone() }
     }
 
     /// A generation that serves the version in force, and `target` beside it.
@@ -162,8 +169,8 @@ impl Fleet {
         if current.canary.is_some() || current.shadow.is_some() {
             return self.beside();
         }
-        let previous = current.previous.clone();
-        Ok(self.rollout(previous.ok_or_else(|| self.error("generation 1 has none before it to go back to"))?))
+        let none = || self.error(&format!("generation {} names no version before it", current.generation));
+        Ok(self.rollout(current.previous.clone().ok_or_else(none)?))
     }
 
     /// Whether every worker that still writes is through with the generation in force, and how.

@@ -129,6 +129,7 @@ impl Reporter {
         let text = format!("generation {generation} {state}, {version} serves{reason}");
         self.health.set_check("rollout", stable.is_some(), text);
         self.metrics.state(*generation, *state);
+        self.health.set_rollout(serde_json::to_value(&self.status).unwrap_or_default());
     }
 
     /// Sends what is due.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
+use super::background::step_back;
 use super::compare::{Agreement, tag};
 use crate::serving::{Comparison, Sample, Version};
 use crate::telemetry::RolloutMetrics;
@@ -49,6 +50,7 @@ pub(super) fn compare(
 }
 
 fn run(version: &Version, samples: &Receiver<Sample>, found: &Findings, max_load: f64, metrics: &RolloutMetrics) {
+    step_back();
     for sample in samples {
         let started = Instant::now();
         match tag(version, &sample.document, sample.annotation.offset_unit) {

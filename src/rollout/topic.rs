@@ -18,10 +18,8 @@ use crate::worker::{connection, owned, producer_properties};
 
 /// The only partition.
 const PARTITION: i32 = 0;
-/// How long one request for metadata may take.
-const METADATA: Duration = Duration::from_millis(500);
-/// How long the end of a topic may take to be told.
-const END: Duration = Duration::from_secs(10);
+/// How long one request for metadata, or for the end of the topic, may take.
+const METADATA: Duration = Duration::from_secs(2);
 /// Pause before a topic that is not there, or a broker that does not answer, is asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -42,7 +40,10 @@ pub(crate) enum Read {
 pub(crate) struct Reader {
     consumer: BaseConsumer<Onlooker>,
     topic: String,
-    is_assigned: bool,
+    /// The offset after the last message when the reading began; none while it has not.
+    end: Option<i64>,
+    /// All up to `end` was read, which is to be told.
+    is_at_end: bool,
     ask_at: Instant,
 }
 
@@ -56,30 +57,27 @@ impl Reader {
         config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
         config.set("auto.offset.reset", "earliest").set("allow.auto.create.topics", "false");
         let consumer = config.create_with_context(Onlooker::default()).map_err(|e| ConnectError::config(&e))?;
-        Ok(Self { consumer, topic: topic.to_owned(), is_assigned: false, ask_at: Instant::now() })
+        Ok(Self { consumer, topic: topic.to_owned(), end: None, is_at_end: false, ask_at: Instant::now() })
     }
 
     /// Reads the topic from its start again.
     pub(crate) fn rewind(&mut self) {
-        self.is_assigned = false;
+        (self.end, self.is_at_end) = (None, false);
         self.ask_at = Instant::now();
     }
 
     /// What comes next, waited for up to `patience`.
     pub(crate) fn poll(&mut self, patience: Duration) -> Read {
-        if !self.is_assigned {
-            if Instant::now() < self.ask_at {
-                // Errors of the connection come out of a poll.
-                let _ = self.consumer.poll(patience);
-                return Read::Nothing;
-            }
-            if let Some(instead) = self.assign() {
-                self.ask_at = Instant::now() + AGAIN;
-                return instead;
-            }
+        if std::mem::take(&mut self.is_at_end) {
+            return Read::End;
         }
+        let Some(end) = self.end else { return self.begin(patience) };
         match self.consumer.poll(patience) {
-            Some(Ok(message)) if message.topic() == self.topic => Read::Message(detach(&message)),
+            Some(Ok(message)) if message.topic() == self.topic => {
+                // Where others write all the time, the consumer never sees an end.
+                self.is_at_end = message.offset() + 1 >= end;
+                Read::Message(detach(&message))
+            }
             Some(Err(KafkaError::PartitionEOF(_))) => Read::End,
             Some(Err(error)) => {
                 tracing::debug!(%error, topic = self.topic, "cannot read, starting over");
@@ -91,35 +89,42 @@ impl Reader {
         }
     }
 
-    /// Assigns the partition from its start, or says what there is instead.
-    fn assign(&mut self) -> Option<Read> {
-        let metadata = match self.consumer.fetch_metadata(Some(&self.topic), METADATA) {
-            Ok(metadata) => metadata,
-            Err(_) => return Some(Read::Nothing),
-        };
-        let found = metadata.topics().first();
-        match found.and_then(|topic| topic.error()).map(RDKafkaErrorCode::from) {
-            None if found.is_some_and(|topic| !topic.partitions().is_empty()) => {}
-            None | Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                return Some(Read::Absent);
-            }
-            Some(_) => return Some(Read::Nothing),
+    /// Begins to read, if the topic is there.
+    fn begin(&mut self, patience: Duration) -> Read {
+        if Instant::now() < self.ask_at {
+            // Errors of the connection come out of a poll.
+            let _ = self.consumer.poll(patience);
+            return Read::Nothing;
         }
-        let mut list = TopicPartitionList::new();
-        let assigned = list
-            .add_partition_offset(&self.topic, PARTITION, Offset::Beginning)
-            .and_then(|()| self.consumer.assign(&list));
-        if let Err(error) = assigned {
-            tracing::warn!(%error, topic = self.topic, "cannot read");
-            return Some(Read::Nothing);
+        self.ask_at = Instant::now() + AGAIN;
+        if !self.exists() {
+            return Read::Absent;
         }
-        self.is_assigned = true;
-        None
+        match self.assign() {
+            Ok(end) => self.end = Some(end),
+            Err(error) => tracing::debug!(%error, topic = self.topic, "cannot begin to read"),
+        }
+        Read::Nothing
     }
 
-    /// The offset after the last message.
-    fn end(&self) -> Option<i64> {
-        self.consumer.fetch_watermarks(&self.topic, PARTITION, END).ok().map(|(_, end)| end)
+    /// False only where the broker says so.
+    fn exists(&self) -> bool {
+        let Ok(metadata) = self.consumer.fetch_metadata(Some(&self.topic), METADATA) else { return true };
+        let Some(topic) = metadata.topics().first() else { return false };
+        match topic.error().map(RDKafkaErrorCode::from) {
+            None => !topic.partitions().is_empty(),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => false,
+            Some(_) => true,
+        }
+    }
+
+    /// Assigns the partition from its start; returns where it ends now.
+    fn assign(&self) -> Result<i64, KafkaError> {
+        let (_, end) = self.consumer.fetch_watermarks(&self.topic, PARTITION, METADATA)?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, PARTITION, Offset::Beginning)?;
+        self.consumer.assign(&list)?;
+        Ok(end)
     }
 
     /// The last complaint of librdkafka.
@@ -134,20 +139,14 @@ pub(crate) fn read_all(settings: &Settings, topic: &str) -> Result<BTreeMap<Stri
     let deadline = Instant::now() + patience;
     let mut reader = Reader::open(settings, topic)?;
     let mut last = BTreeMap::new();
-    // Where others write all the time, the end as it is now never comes.
-    let mut end: Option<i64> = None;
     while Instant::now() < deadline {
         match reader.poll(Duration::from_millis(100)) {
             Read::Message(message) => {
                 let key = String::from_utf8_lossy(message.key.as_deref().unwrap_or_default()).into_owned();
-                let offset = message.offset;
                 match message.value {
                     Some(_) => last.insert(key, message),
                     None => last.remove(&key),
                 };
-                if offset + 1 >= *end.get_or_insert_with(|| reader.end().unwrap_or(i64::MAX)) {
-                    return Ok(last);
-                }
             }
             Read::End => return Ok(last),
             Read::Absent => return Err(ConnectError::NoTopic(topic.to_owned(), "rollout.topic_prefix")),

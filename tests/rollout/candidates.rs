@@ -123,6 +123,8 @@ fn a_bad_candidate_is_refused_with_its_reason_and_the_old_one_serves_on() {
     let ready = worker.page("/readyz");
     assert!(ready.contains(&format!("generation {generation} failed, 0.1.0 serves")), "{ready}");
     assert_eq!(worker.metric("vitag_rollout_generation"), [generation as f64]);
+    let page: Value = serde_json::from_str(&worker.page("/rollout")).unwrap();
+    assert_eq!((&page["generation"], &page["state"]), (&generation.into(), &"failed".into()));
 
     // And it goes on with the next that is in order.
     let good = model::contrary("0.2.0");

@@ -3,10 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::thread::Scope;
+use std::time::{Duration, Instant, SystemTime};
 
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message as _;
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 use vitag::config::{Settings, Sources};
 use vitag::decode::Document;
@@ -17,7 +21,7 @@ use vitag::telemetry::Metrics;
 use vitag::worker::loader;
 
 use crate::common::broker::{Broker, Received};
-use crate::common::worker::{Finally, Worker, json};
+use crate::common::worker::{Finally, Worker, json, wait_until};
 use crate::fleet::{Fleet, desired, target};
 use crate::model;
 
@@ -41,6 +45,8 @@ fn no_record_suffers_from_rollouts_and_a_late_worker_comes_up_on_the_last() {
     std::thread::scope(|scope| {
         scope.spawn(|| feed(&fleet, &fed, &enough));
         let _end = Finally(|| enough.store(true, Ordering::Relaxed));
+        let probe = (rollouts() >= 50).then(|| Probe::start(scope, &fleet, &enough));
+        let before = probe.as_ref().map(Probe::steady);
         let mut early = Vec::new();
         for generation in 1..=rollouts() {
             fleet.desire(&desired(generation, &target(&dirs[generation as usize % 2])));
@@ -52,7 +58,8 @@ fn no_record_suffers_from_rollouts_and_a_late_worker_comes_up_on_the_last() {
                 early = workers.iter().map(Worker::memory).collect();
             }
         }
-        if rollouts() >= 50 {
+        if let (Some(probe), Some(before)) = (probe, before) {
+            println!("steady: {before}; while rolled out {} times: {}", rollouts(), probe.since(&before));
             for (worker, early) in workers.iter().zip(early) {
                 let late = worker.memory();
                 println!("resident memory: {early} bytes after 5 rollouts, {late} after {}", rollouts());
@@ -70,6 +77,72 @@ fn no_record_suffers_from_rollouts_and_a_late_worker_comes_up_on_the_last() {
     let _late = fleet.worker("late", &[], &[]);
     let last = fleet.wait_for(&["late"], rollouts(), "ready");
     assert_eq!(last[0]["stable"]["version"], ["0.1.0", "0.2.0"][rollouts() as usize % 2]);
+}
+
+/// Looks at records as they come out.
+struct Probe {
+    /// When they came, and how long after they were sent.
+    seen: Arc<Mutex<Vec<(Instant, i64)>>>,
+}
+
+/// Records a second, and milliseconds from sending to receipt.
+struct Pace {
+    records: usize,
+    until: usize,
+    seconds: f64,
+    median_ms: i64,
+    late_ms: i64,
+}
+
+impl std::fmt::Display for Pace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rate = self.records as f64 / self.seconds;
+        write!(f, "{rate:.0} records a second, median {} ms, 99th percentile {} ms", self.median_ms, self.late_ms)
+    }
+}
+
+impl Probe {
+    fn start<'scope>(scope: &'scope Scope<'scope, '_>, fleet: &Fleet<'_>, enough: &'scope AtomicBool) -> Self {
+        let (seen, output) = (Arc::new(Mutex::new(Vec::new())), fleet.stream.output.clone());
+        let mut config = fleet.stream.broker.client();
+        config.set("group.id", "unused").set("enable.auto.commit", "false").set("isolation.level", "read_committed");
+        let consumer: BaseConsumer = config.set("fetch.wait.max.ms", "10").create().unwrap();
+        let mut partitions = TopicPartitionList::new();
+        (0..fleet.stream.partitions).for_each(|partition| drop(partitions.add_partition(&output, partition)));
+        partitions.set_all_offsets(Offset::Beginning).unwrap();
+        consumer.assign(&partitions).unwrap();
+        let found = seen.clone();
+        scope.spawn(move || {
+            while !enough.load(Ordering::Relaxed) {
+                let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
+                let sent = message.timestamp().to_millis().unwrap();
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as i64;
+                found.lock().unwrap().push((Instant::now(), now - sent));
+            }
+        });
+        Self { seen }
+    }
+
+    /// The pace without rollouts, over some thousand records after the first.
+    fn steady(&self) -> Pace {
+        const FIRST: usize = 1_000;
+        wait_until("a steady stream", || self.seen.lock().unwrap().len() > FIRST);
+        wait_until("some thousand records", || self.seen.lock().unwrap().len() > 5 * FIRST);
+        self.pace(FIRST)
+    }
+
+    fn since(&self, before: &Pace) -> Pace {
+        self.pace(before.until)
+    }
+
+    fn pace(&self, from: usize) -> Pace {
+        let seen = self.seen.lock().unwrap();
+        let mut latencies: Vec<i64> = seen[from..].iter().map(|(_, latency)| *latency).collect();
+        latencies.sort_unstable();
+        let at = |share: f64| latencies[(share * (latencies.len() - 1) as f64) as usize];
+        let seconds = (seen[seen.len() - 1].0 - seen[from].0).as_secs_f64();
+        Pace { records: latencies.len(), until: seen.len(), seconds, median_ms: at(0.5), late_ms: at(0.99) }
+    }
 }
 
 /// Writes documents, never far ahead of the workers.

@@ -1,0 +1,14 @@
+//! Threads that compute where others serve.
+
+/// Lets the calling thread compute when the threads that serve leave time for it. Threads that it starts do the same.
+pub(super) fn step_back() {
+    #[cfg(target_os = "linux")]
+    {
+        const NICE: i32 = 10;
+        // On Linux a thread has a priority of its own.
+        let lowered = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+        if let Err(error) = lowered {
+            tracing::debug!(%error, "a thread keeps its priority");
+        }
+    }
+}
