@@ -16,6 +16,7 @@ use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
 use vitag::admin::{self, Health};
 use vitag::infer::Cause;
 use vitag::record::{Code, Gauge, Partition, Stage};
+use vitag::rollout::State;
 use vitag::telemetry::{ExportOptions, Metrics, ModelInfo, ModelWatch, PartitionWatch, Telemetry};
 
 /// A row of the table in the documentation, or what was found to compare with it.
@@ -62,6 +63,10 @@ fn observe_everything(metrics: &Metrics) -> (PartitionWatch, ModelWatch) {
     metrics.transaction_aborted();
     metrics.transaction_retried();
     metrics.observe_ready(|| true);
+    let rollout = metrics.rollout("default");
+    rollout.state(1, State::Ready);
+    rollout.swapped();
+    rollout.compared(0.5, moment);
     let partition = metrics.partition(&Partition { topic: "in".into(), id: 0 }, &Gauge::default());
     partition.set_lag(5);
     partition.set_paused(true);

@@ -13,7 +13,7 @@ use super::fetch::Fetcher;
 use crate::manifest::Variant;
 use crate::serving::{Loader, Version};
 
-/// A version that a generation needs, and as what.
+/// A version that a generation needs, and for how many sessions.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Need {
     pub(super) target: Target,
@@ -24,9 +24,9 @@ pub(super) struct Need {
 /// What the thread is asked for.
 pub(super) enum Order {
     /// Bring models into the cache.
-    Fetch { generation: u64, needs: Vec<Need>, patience: Duration },
+    Fetch { ticket: u64, needs: Vec<Need>, patience: Duration },
     /// Load what was fetched.
-    Load { generation: u64, fetched: Vec<Fetched> },
+    Load { ticket: u64, fetched: Vec<Fetched> },
 }
 
 /// A model on disk.
@@ -64,7 +64,7 @@ pub(super) enum Event {
     Failed(String),
 }
 
-/// The generation that is wanted: work for another is given up.
+/// The ticket of the work that is wanted: any other is given up.
 pub(super) type Wanted = Arc<AtomicU64>;
 
 pub(super) struct Admitter {
@@ -79,20 +79,18 @@ pub(super) struct Admitter {
 }
 
 impl Admitter {
-    /// Serves orders until there are none; every event names the generation that it is of.
+    /// Serves orders until there are none; every event names the ticket that it is of.
     pub(super) fn run(self, orders: &Receiver<Order>, events: &Sender<(u64, Event)>) {
         if self.steps_back {
             step_back();
         }
         for order in orders {
-            let (generation, result) = match order {
-                Order::Fetch { generation, needs, patience } => {
-                    (generation, self.fetch(generation, needs, patience, events))
-                }
-                Order::Load { generation, fetched } => (generation, self.load(generation, fetched, events)),
+            let (ticket, result) = match order {
+                Order::Fetch { ticket, needs, patience } => (ticket, self.fetch(ticket, needs, patience, events)),
+                Order::Load { ticket, fetched } => (ticket, self.load(ticket, fetched, events)),
             };
             let event = result.unwrap_or_else(Event::Failed);
-            if events.send((generation, event)).is_err() {
+            if events.send((ticket, event)).is_err() {
                 return;
             }
         }
@@ -100,18 +98,18 @@ impl Admitter {
 
     fn fetch(
         &self,
-        generation: u64,
+        ticket: u64,
         needs: Vec<Need>,
         patience: Duration,
         events: &Sender<(u64, Event)>,
     ) -> Result<Event, String> {
         let deadline = Instant::now() + patience;
-        let is_cancelled = || self.wanted.load(Ordering::Relaxed) != generation;
+        let is_cancelled = || self.wanted.load(Ordering::Relaxed) != ticket;
         let mut fetched = Vec::new();
         for need in needs {
             let told = |error: &_| {
-                tracing::warn!(slot = self.slot, generation, %error, "trying again");
-                let _ = events.send((generation, Event::Waiting(format!("{error}; trying again"))));
+                tracing::warn!(slot = self.slot, %error, "trying again");
+                let _ = events.send((ticket, Event::Waiting(format!("{error}; trying again"))));
             };
             let cached = self.fetcher.fetch(&need.target, deadline, &is_cancelled, told);
             let cached = cached.map_err(|error| format!("version {}: {error}", need.target.version))?;
@@ -120,14 +118,14 @@ impl Admitter {
         Ok(Event::Fetched(fetched))
     }
 
-    fn load(&self, generation: u64, fetched: Vec<Fetched>, events: &Sender<(u64, Event)>) -> Result<Event, String> {
+    fn load(&self, ticket: u64, fetched: Vec<Fetched>, events: &Sender<(u64, Event)>) -> Result<Event, String> {
         let mut loaded = Vec::new();
         for Fetched { need, cached } in fetched {
             let failed = |error: &dyn std::fmt::Display| format!("version {}: {error}", need.target.version);
-            let _ = events.send((generation, Event::Verifying));
+            let _ = events.send((ticket, Event::Verifying));
             fail::fail_point!("rollout_load", |_| Err(failed(&"injected: out of memory")));
             let version = self.loader.load(&self.slot, &cached.path, need.sessions).map_err(|e| failed(&e))?;
-            let _ = events.send((generation, Event::Warming));
+            let _ = events.send((ticket, Event::Warming));
             version.warm_up(self.warm_up_tokens).map_err(|e| failed(&e))?;
             loaded.push(Loaded { version, target: Some(need.target), _cached: Some(cached) });
         }

@@ -83,6 +83,8 @@ pub(super) struct Agent {
     pub(super) wanted: admit::Wanted,
     /// Loads the model of the settings, for when the topic says nothing.
     pub(super) default: Box<dyn Fn() -> Result<Loaded, String> + Send>,
+    /// Number of the work in hand.
+    ticket: u64,
     in_force: Option<Desired>,
     /// What serves if the generation in force cannot, and nothing else does.
     fallback: Option<Target>,
@@ -119,6 +121,7 @@ impl Agent {
             events,
             wanted,
             default,
+            ticket: 0,
             in_force,
             fallback,
             work,
@@ -133,8 +136,8 @@ impl Agent {
         if let Some(fold) = self.control.poll(TURN) {
             self.follow(fold);
         }
-        while let Ok((generation, event)) = self.events.try_recv() {
-            if self.working_on() == Some(generation) {
+        while let Ok((ticket, event)) = self.events.try_recv() {
+            if ticket == self.ticket {
                 self.advance(event);
             }
         }
@@ -185,7 +188,7 @@ impl Agent {
         self.in_force = Some(desired.clone());
         self.fallback = desired.previous.clone();
         self.reporter.hold(false);
-        self.wanted.store(desired.generation, Ordering::Relaxed);
+        self.give_up();
         if !desired.selects(&self.options.labels) {
             return self.leave_out(desired);
         }
@@ -194,10 +197,16 @@ impl Agent {
         self.fetch(desired);
     }
 
+    /// Ends what is under way; what comes of it still is not taken.
+    fn give_up(&mut self) {
+        self.work = Work::Idle;
+        self.ticket += 1;
+        self.wanted.store(self.ticket, Ordering::Relaxed);
+    }
+
     /// A generation for other workers: this one goes on, or begins with what they served before.
     fn leave_out(&mut self, desired: Desired) {
         if self.serving.routes().stable.is_some() {
-            self.work = Work::Idle;
             return self.reporter.note(format!("generation {} is not for these labels", desired.generation));
         }
         match desired.previous.clone() {
@@ -215,7 +224,7 @@ impl Agent {
         let patience = desired.deadline_ms.map_or(self.options.deadline, Duration::from_millis);
         self.reporter.state(desired.generation, State::Fetching, None);
         // The thread that takes orders lives as long as this one.
-        let _ = self.orders.send(Order::Fetch { generation: desired.generation, needs, patience });
+        let _ = self.orders.send(Order::Fetch { ticket: self.ticket, needs, patience });
         self.work = Work::Fetching(desired);
     }
 
@@ -223,11 +232,10 @@ impl Agent {
     fn missing(&self, desired: &Desired) -> Vec<Need> {
         let lanes = self.loader.lanes();
         let mut needs: Vec<Need> = Vec::new();
-        let mut need = |target: &Target, sessions: usize| {
-            let is_there = needs.iter().any(|need| need.target.sha256 == target.sha256);
-            if !is_there && self.find(target, sessions).is_none() {
-                needs.push(Need { target: target.clone(), sessions });
-            }
+        let mut need = |target: &Target, sessions: usize| match needs.iter_mut().find(|need| need.target == *target) {
+            Some(need) => need.sessions = need.sessions.max(sessions),
+            None if self.find(target, sessions).is_some() => {}
+            None => needs.push(Need { target: target.clone(), sessions }),
         };
         need(&desired.stable, lanes);
         // A canary has one more, on which it is compared aside.
@@ -298,7 +306,7 @@ impl Agent {
     }
 
     fn load(&mut self, desired: Desired, fetched: Vec<Fetched>) {
-        let _ = self.orders.send(Order::Load { generation: desired.generation, fetched });
+        let _ = self.orders.send(Order::Load { ticket: self.ticket, fetched });
         self.work = Work::Loading(desired);
     }
 
@@ -439,8 +447,8 @@ impl Agent {
 
     /// Serves the model of the settings.
     fn fall_back(&mut self, reason: &str) {
-        self.work = Work::Idle;
-        self.wanted.store(0, Ordering::Relaxed);
+        self.reporter.hold(false);
+        self.give_up();
         self.serve_default();
         if self.serving.routes().stable.is_some() {
             self.reporter.state(0, State::Ready, Some(reason.to_owned()));

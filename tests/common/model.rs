@@ -1,4 +1,5 @@
 //! Copies of the model to break.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
 

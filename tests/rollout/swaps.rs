@@ -68,8 +68,10 @@ fn no_record_suffers_from_rollouts_and_a_late_worker_comes_up_on_the_last() {
         }
     });
     let count = fed.load(Ordering::Relaxed);
-    fleet.stream.assert_exactly_once(count);
+    fleet.stream.outputs(count as usize);
     let records = fleet.stream.broker.read_committed_to_end(&fleet.stream.output);
+    assert_read_once(&records);
+    fleet.stream.assert_exactly_once(count);
     let by_version = check_tags(&records, &dirs);
     println!("{count} records: {by_version:?}");
     assert_eq!(by_version.len(), 2, "both versions served: {by_version:?}");
@@ -77,6 +79,17 @@ fn no_record_suffers_from_rollouts_and_a_late_worker_comes_up_on_the_last() {
     let _late = fleet.worker("late", &[], &[]);
     let last = fleet.wait_for(&["late"], rollouts(), "ready");
     assert_eq!(last[0]["stable"]["version"], ["0.1.0", "0.2.0"][rollouts() as usize % 2]);
+}
+
+/// No place of the input came out twice.
+fn assert_read_once(records: &[Received]) {
+    let mut seen = BTreeMap::new();
+    for record in records {
+        let source = json(record)["source"].to_string();
+        if let Some(before) = seen.insert(source.clone(), (record.partition, record.offset)) {
+            panic!("{source} came out at {before:?} and at {:?}", (record.partition, record.offset));
+        }
+    }
 }
 
 /// Looks at records as they come out.
