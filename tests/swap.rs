@@ -4,6 +4,8 @@
 
 #[path = "common/model.rs"]
 mod model;
+#[path = "common/versions.rs"]
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -112,12 +114,17 @@ fn wait_for(condition: impl Fn() -> bool) {
     }
 }
 
-fn entities(annotation: &Annotation) -> Vec<(usize, usize, String)> {
+/// Where each stands, and its type.
+type Entities = Vec<(usize, usize, String)>;
+/// What a version finds in each of the texts.
+type Reference = BTreeMap<usize, Entities>;
+
+fn entities(annotation: &Annotation) -> Entities {
     annotation.entities.iter().map(|entity| (entity.start, entity.end, entity.label.clone())).collect()
 }
 
 /// The entities of the texts, by a version that is served alone.
-fn reference(loader: &Loader, dir: &Path) -> BTreeMap<usize, Vec<(usize, usize, String)>> {
+fn reference(loader: &Loader, dir: &Path) -> Reference {
     let serving = Serving::of(loader.load("default", dir, loader.lanes()).unwrap());
     let enough = |seen: &Collected| wait_for(|| seen.0.lock().unwrap().len() >= 20);
     let records = stream(&serving, enough);
@@ -125,7 +132,7 @@ fn reference(loader: &Loader, dir: &Path) -> BTreeMap<usize, Vec<(usize, usize, 
 }
 
 /// Each record came once and in order, with the entities that the version that it names finds in its text.
-fn check(records: &[(i64, Annotation)], references: &BTreeMap<String, BTreeMap<usize, Vec<(usize, usize, String)>>>) {
+fn check(records: &[(i64, Annotation)], references: &BTreeMap<String, Reference>) {
     assert!(records.iter().map(|(offset, _)| *offset).eq(0..records.len() as i64), "each once, in order");
     for (offset, annotation) in records {
         let expected = &references[&annotation.model.version][&(*offset as usize % 20)];
@@ -140,7 +147,7 @@ fn retire(version: Arc<Version>) {
 
 #[test]
 fn records_are_tagged_by_the_version_that_they_name_while_it_changes() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let dirs = [model::original(), contrary.path().to_owned()];
     let loader = loader(&settings(), &Monitor::disabled().metrics).unwrap();
     let versions = ["0.1.0", "0.2.0"].map(str::to_owned);
@@ -164,7 +171,7 @@ fn records_are_tagged_by_the_version_that_they_name_while_it_changes() {
 
 #[test]
 fn a_canary_takes_the_same_keys_every_time_and_records_wait_while_nothing_serves() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let loader = loader(&settings(), &Monitor::disabled().metrics).unwrap();
     let stable = loader.load("default", &model::original(), loader.lanes()).unwrap();
     let canary = loader.load("default", contrary.path(), loader.lanes()).unwrap();

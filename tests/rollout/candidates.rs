@@ -11,6 +11,7 @@ use crate::common::broker::{Broker, Message};
 use crate::common::worker::wait_until;
 use crate::fleet::{Fleet, desired, target, target_at};
 use crate::model::{self, Copy};
+use crate::versions;
 
 /// A copy of the model with a change, its hashes in order.
 fn changed(change: impl FnOnce(&Copy)) -> Copy {
@@ -127,7 +128,7 @@ fn a_bad_candidate_is_refused_with_its_reason_and_the_old_one_serves_on() {
     assert_eq!((&page["generation"], &page["state"]), (&generation.into(), &"failed".into()));
 
     // And it goes on with the next that is in order.
-    let good = model::contrary("0.2.0");
+    let good = versions::contrary("0.2.0");
     let archive = format!("file://{}", folder.path().join(format!("good{EXTENSION}")).display());
     let published = serde_json::to_value(publish_model(good.path(), &archive, None).unwrap()).unwrap();
     fleet.desire(&desired(generation + 1, &published));
@@ -158,7 +159,7 @@ fn write_escaping(path: &Path) {
 
 #[test]
 fn without_memory_for_two_the_new_one_is_refused_or_the_old_one_drained() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let fleet = Fleet::new(Broker::shared(), 1);
     let short = [("FAILPOINTS", "rollout_memory=return(1000)")];
     let refusing = fleet.worker("a", &[], &short);
@@ -194,7 +195,7 @@ fn a_signature_that_is_wanted_must_be_there_and_right() {
     let required = format!("rollout.public_key_file={}", public.display());
     let _worker = fleet.worker("a", &[&required, "rollout.require_signature=true"], &[]);
     fleet.wait_for(&["a"], 0, "ready");
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     refused(&fleet, 1, &desired(1, &target(contrary.path())), &["there is no manifest.json.sig"]);
     let publish = |name: &str, key: &Path| {
         let uri = format!("file://{}", keys.path().join(name).display());

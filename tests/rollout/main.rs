@@ -5,6 +5,8 @@
 mod common;
 #[path = "../common/model.rs"]
 mod model;
+#[path = "../common/versions.rs"]
+mod versions;
 
 mod candidates;
 mod fleet;

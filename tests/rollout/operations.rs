@@ -11,7 +11,7 @@ use crate::cli::{feed, file, vitag};
 use crate::common::broker::{Broker, Message};
 use crate::common::worker::{Worker, id, json, wait_until};
 use crate::fleet::{Fleet, desired, target};
-use crate::model;
+use crate::{model, versions};
 
 /// Runs `vitag model` with the settings of the fleet.
 fn operate(fleet: &Fleet<'_>, arguments: &[&str]) -> crate::cli::Ended {
@@ -47,7 +47,7 @@ fn tagged_by(fleet: &Fleet<'_>, version: &str) -> BTreeSet<u32> {
 
 #[test]
 fn an_operator_publishes_tries_on_some_keys_promotes_and_goes_back() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let fleet = Fleet::new(Broker::shared(), 2);
     let start = || fleet.worker("a", &[], &[]);
     let worker = start();
@@ -105,7 +105,7 @@ fn an_operator_publishes_tries_on_some_keys_promotes_and_goes_back() {
 
 #[test]
 fn a_model_is_verified_and_compared_where_it_lies() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let (a, b) = (model::original().display().to_string(), contrary.path().display().to_string());
     let run = |arguments: &[&str]| feed(vitag(["model"]).args(arguments).args(["--set", "model.device=cpu"]), "");
     assert!(run(&["verify", &b]).output().contains("vi-tagger 0.2.0 is in order"));
@@ -117,7 +117,7 @@ fn a_model_is_verified_and_compared_where_it_lies() {
 
 #[test]
 fn a_shadow_finds_what_a_comparison_of_the_two_models_finds() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let fleet = Fleet::new(Broker::shared(), 1);
     let worker = fleet.worker("a", &["rollout.shadow_max_load=1", "admin.address=127.0.0.1:0"], &[]);
     let mut message = desired(1, &target(&model::original()));
@@ -143,7 +143,7 @@ fn a_shadow_finds_what_a_comparison_of_the_two_models_finds() {
 
 #[test]
 fn a_bad_canary_is_taken_back_by_the_rules_on_the_whole_fleet() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let fleet = Fleet::new(Broker::shared(), 2);
     let rules = ["rollback.min_agreement=0.9", "rollback.min_records=20", "rollout.shadow_max_load=1"];
     let _workers: Vec<Worker> = vec![fleet.worker("a", &rules, &[]), fleet.worker("b", &[], &[])];

@@ -12,7 +12,7 @@ use rdkafka::client::DefaultClientContext;
 use crate::common::broker::Broker;
 use crate::common::worker::wait_until;
 use crate::fleet::{Fleet, desired, target, target_at};
-use crate::model;
+use crate::{model, versions};
 
 fn delete(broker: &Broker, topic: &str) {
     let admin: AdminClient<DefaultClientContext> = broker.client().create().expect("an admin client");
@@ -23,7 +23,7 @@ fn delete(broker: &Broker, topic: &str) {
 
 #[test]
 fn a_topic_that_is_absent_or_made_anew_is_survived() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let fleet = Fleet::without_topics(Broker::shared(), 1);
     let worker = fleet.worker("a", &["admin.address=127.0.0.1:0"], &[]);
     fleet.stream.feed(0..10);
@@ -51,7 +51,7 @@ fn a_topic_that_is_absent_or_made_anew_is_survived() {
 
 #[test]
 fn a_selector_leaves_workers_out() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let fleet = Fleet::new(Broker::shared(), 2);
     let _workers = [("a", "rollout.labels=zone=a"), ("b", "rollout.labels=zone=b")]
         .map(|(name, labels)| fleet.worker(name, &[labels], &[]));
@@ -104,7 +104,7 @@ fn answer(mut stream: TcpStream, dir: &std::path::Path, failing: bool, log: &Mut
 
 #[test]
 fn a_store_that_fails_for_a_time_is_asked_again() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let (uri, asked) = store(contrary.path().to_owned(), 3);
     let fleet = Fleet::new(Broker::shared(), 1);
     let worker = fleet.worker("a", &[], &[]);
@@ -123,7 +123,7 @@ fn a_store_that_fails_for_a_time_is_asked_again() {
 
 #[test]
 fn killed_workers_come_up_on_what_is_in_force() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let dirs = [model::original(), contrary.path().to_owned()];
     let fleet = Fleet::new(Broker::shared(), 3);
     let names = ["a", "b", "c"];

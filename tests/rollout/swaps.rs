@@ -23,7 +23,7 @@ use vitag::worker::loader;
 use crate::common::broker::{Broker, Received};
 use crate::common::worker::{Finally, Worker, json, wait_until};
 use crate::fleet::{Fleet, desired, target};
-use crate::model;
+use crate::{model, versions};
 
 /// Rollouts of the run; `make rollouts` asks for 100.
 fn rollouts() -> u64 {
@@ -35,7 +35,7 @@ const AHEAD: i64 = 400;
 
 #[test]
 fn no_record_suffers_from_rollouts_and_a_late_worker_comes_up_on_the_last() {
-    let contrary = model::contrary("0.2.0");
+    let contrary = versions::contrary("0.2.0");
     let dirs = [model::original(), contrary.path().to_owned()];
     let fleet = Fleet::new(Broker::shared(), 6);
     let names = ["a", "b", "c"];
