@@ -112,12 +112,18 @@ fn wait_for(condition: impl Fn() -> bool) {
     }
 }
 
-fn entities(annotation: &Annotation) -> Vec<(usize, usize, String)> {
+/// Start, end and label of an entity.
+type Mark = (usize, usize, String);
+
+/// The entities of the texts, by number.
+type Reference = BTreeMap<usize, Vec<Mark>>;
+
+fn entities(annotation: &Annotation) -> Vec<Mark> {
     annotation.entities.iter().map(|entity| (entity.start, entity.end, entity.label.clone())).collect()
 }
 
 /// The entities of the texts, by a version that is served alone.
-fn reference(loader: &Loader, dir: &Path) -> BTreeMap<usize, Vec<(usize, usize, String)>> {
+fn reference(loader: &Loader, dir: &Path) -> Reference {
     let serving = Serving::of(loader.load("default", dir, loader.lanes()).unwrap());
     let enough = |seen: &Collected| wait_for(|| seen.0.lock().unwrap().len() >= 20);
     let records = stream(&serving, enough);
@@ -125,7 +131,7 @@ fn reference(loader: &Loader, dir: &Path) -> BTreeMap<usize, Vec<(usize, usize, 
 }
 
 /// Each record came once and in order, with the entities that the version that it names finds in its text.
-fn check(records: &[(i64, Annotation)], references: &BTreeMap<String, BTreeMap<usize, Vec<(usize, usize, String)>>>) {
+fn check(records: &[(i64, Annotation)], references: &BTreeMap<String, Reference>) {
     assert!(records.iter().map(|(offset, _)| *offset).eq(0..records.len() as i64), "each once, in order");
     for (offset, annotation) in records {
         let expected = &references[&annotation.model.version][&(*offset as usize % 20)];
