@@ -114,12 +114,13 @@ fn wait_for(condition: impl Fn() -> bool) {
     }
 }
 
-/// Where each stands, and its type.
-type Entities = Vec<(usize, usize, String)>;
-/// What a version finds in each of the texts.
-type Reference = BTreeMap<usize, Entities>;
+/// Start, end and label of an entity.
+type Mark = (usize, usize, String);
 
-fn entities(annotation: &Annotation) -> Entities {
+/// The entities of the texts, by number.
+type Reference = BTreeMap<usize, Vec<Mark>>;
+
+fn entities(annotation: &Annotation) -> Vec<Mark> {
     annotation.entities.iter().map(|entity| (entity.start, entity.end, entity.label.clone())).collect()
 }
 

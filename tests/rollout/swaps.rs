@@ -59,10 +59,10 @@ fn no_record_suffers_from_rollouts_and_a_late_worker_comes_up_on_the_last() {
             }
         }
         if let (Some(probe), Some(before)) = (probe, before) {
-            println!("steady: {before}; while rolled out {} times: {}", rollouts(), probe.since(&before));
+            eprintln!("steady: {before}; while rolled out {} times: {}", rollouts(), probe.since(&before));
             for (worker, early) in workers.iter().zip(early) {
                 let late = worker.memory();
-                println!("resident memory: {early} bytes after 5 rollouts, {late} after {}", rollouts());
+                eprintln!("resident memory: {early} bytes after 5 rollouts, {late} after {}", rollouts());
                 assert!(late as f64 <= early as f64 * 1.05, "memory grew from {early} to {late} bytes");
             }
         }
@@ -71,9 +71,11 @@ fn no_record_suffers_from_rollouts_and_a_late_worker_comes_up_on_the_last() {
     fleet.stream.outputs(count as usize);
     let records = fleet.stream.broker.read_committed_to_end(&fleet.stream.output);
     assert_read_once(&records);
+    let written = (0..fleet.stream.partitions).map(|p| fleet.stream.broker.high_watermark(&fleet.stream.input, p));
+    assert_eq!(written.sum::<i64>(), i64::from(count), "the test has written each once");
     fleet.stream.assert_exactly_once(count);
     let by_version = check_tags(&records, &dirs);
-    println!("{count} records: {by_version:?}");
+    eprintln!("{count} records: {by_version:?}");
     assert_eq!(by_version.len(), 2, "both versions served: {by_version:?}");
 
     let _late = fleet.worker("late", &[], &[]);
@@ -121,7 +123,9 @@ impl Probe {
         config.set("group.id", "unused").set("enable.auto.commit", "false").set("isolation.level", "read_committed");
         let consumer: BaseConsumer = config.set("fetch.wait.max.ms", "10").create().unwrap();
         let mut partitions = TopicPartitionList::new();
-        (0..fleet.stream.partitions).for_each(|partition| drop(partitions.add_partition(&output, partition)));
+        for partition in 0..fleet.stream.partitions {
+            partitions.add_partition(&output, partition);
+        }
         partitions.set_all_offsets(Offset::Beginning).unwrap();
         consumer.assign(&partitions).unwrap();
         let found = seen.clone();

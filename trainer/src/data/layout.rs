@@ -104,7 +104,7 @@ fn spaced(columns: Columns, line: &str) -> Result<Line<'_>> {
 fn mark(line: &str) -> Option<Line<'_>> {
     let mark = line.trim();
     let is_mark = mark.len() > 2 && mark.starts_with('<') && mark.ends_with('>') && !line.contains('\t');
-    is_mark.then(|| if matches!(mark, "<s>" | "</s>") { Line::End } else { Line::Skip })
+    is_mark.then_some(if matches!(mark, "<s>" | "</s>") { Line::End } else { Line::Skip })
 }
 
 fn vlsp(columns: Columns, line: &str) -> Result<Line<'_>> {
