@@ -237,7 +237,9 @@ pub fn publish_desired(settings: &Settings, desired: &Desired) -> Result<(), Fle
     let topic = control_topic(settings.rollout.topic_prefix.as_deref().ok_or(FleetError::NoPrefix)?);
     let value = serde_json::to_vec(desired).expect("a desired state can be written");
     let writer = Writer::open(settings)?;
-    let written = writer.send(&topic, &settings.rollout.slot, Some(&value)).and_then(|()| writer.flush());
+    let patience = Duration::from_millis(settings.worker.startup_timeout_ms);
+    let sent = writer.send(&topic, &settings.rollout.slot, Some(&value));
+    let written = sent.and_then(|()| writer.flush(patience));
     written.map_err(|reason| FleetError::Write { topic, reason })
 }
 

@@ -11,6 +11,9 @@ use crate::telemetry::RolloutMetrics;
 /// Pause before a message that did not arrive is sent again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// Longest time that the end of a worker waits for its last message.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// Tells of one slot.
 pub(super) struct Reporter {
     writer: Writer,
@@ -160,7 +163,7 @@ impl Reporter {
 
     /// The worker ends: its status goes with it.
     pub(super) fn leave(&self) {
-        let sent = self.writer.send(&self.topic, &self.key(), None).and_then(|()| self.writer.flush());
+        let sent = self.writer.send(&self.topic, &self.key(), None).and_then(|()| self.writer.flush(FAREWELL));
         if let Err(reason) = sent {
             tracing::warn!(reason, topic = self.topic, "the status stays although the worker ends");
         }

@@ -162,7 +162,6 @@ pub(crate) fn read_all(settings: &Settings, topic: &str) -> Result<BTreeMap<Stri
 /// Writes messages to the topics.
 pub(crate) struct Writer {
     producer: Producer,
-    patience: Duration,
 }
 
 impl Writer {
@@ -171,7 +170,7 @@ impl Writer {
         let lifetime = Duration::from_millis(settings.kafka.transaction_timeout_ms);
         let config = producer_config(&connection(settings), &producer_properties(settings), None, lifetime);
         let producer = config.create_with_context(Deliveries::default()).map_err(|e| ConnectError::config(&e))?;
-        Ok(Self { producer, patience: lifetime })
+        Ok(Self { producer })
     }
 
     /// Hands a message over; [`Writer::failure`] tells later if it did not arrive.
@@ -186,9 +185,9 @@ impl Writer {
         self.producer.context().take().first().map(|(_, error)| error.to_string())
     }
 
-    /// Waits until everything has arrived.
-    pub(crate) fn flush(&self) -> Result<(), String> {
-        self.producer.flush(self.patience).map_err(|error| error.to_string())?;
+    /// Waits until everything has arrived, up to `patience`.
+    pub(crate) fn flush(&self, patience: Duration) -> Result<(), String> {
+        self.producer.flush(patience).map_err(|error| error.to_string())?;
         self.failure().map_or(Ok(()), Err)
     }
 }

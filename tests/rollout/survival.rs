@@ -53,7 +53,7 @@ fn a_topic_that_is_absent_or_made_anew_is_survived() {
 fn a_selector_leaves_workers_out() {
     let contrary = versions::contrary("0.2.0");
     let fleet = Fleet::new(Broker::shared(), 2);
-    let _workers = [("a", "rollout.labels=zone=a"), ("b", "rollout.labels=zone=b")]
+    let mut workers = [("a", "rollout.labels=zone=a"), ("b", "rollout.labels=zone=b")]
         .map(|(name, labels)| fleet.worker(name, &[labels], &[]));
     fleet.wait_for(&["a", "b"], 0, "ready");
     let mut message = desired(1, &target(contrary.path()));
@@ -66,6 +66,10 @@ fn a_selector_leaves_workers_out() {
         assert_eq!(status["stable"]["version"], "0.1.0");
         status["reason"].as_str().is_some_and(|reason| reason.contains("not for these labels"))
     });
+    // Who ends in good order says nothing any more.
+    workers[1].terminate();
+    assert!(workers[1].wait().success());
+    assert_eq!(fleet.statuses().keys().collect::<Vec<_>>(), ["a"]);
 }
 
 /// A store over HTTP that answers the first requests with an error.
