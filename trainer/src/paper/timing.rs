@@ -33,7 +33,7 @@ pub struct Decoding {
 }
 
 impl Decoding {
-    /// Reads what [`time`] wrote.
+    /// Reads what [`time()`] wrote.
     ///
     /// # Errors
     /// When the file is missing or malformed.
