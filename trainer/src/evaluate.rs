@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use vitag::manifest::Task;
 use vitag::pack::Packed;
@@ -106,9 +105,7 @@ impl Report {
     /// # Errors
     /// When the file is not there or not of this form.
     pub fn read(run: &Path, part: Part) -> Result<Self> {
-        let path = run.join(part.file());
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| path.display().to_string())
+        files::read_json(&run.join(part.file()))
     }
 
     /// Writes the report into the run's directory and returns its path.

@@ -68,18 +68,14 @@ impl Run {
     pub fn open(dir: &Path) -> Result<Self> {
         let config = Config::read(&dir.join(CONFIG))?;
         let path = dir.join(LABELS);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut names: BTreeMap<String, Vec<String>> =
-            serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        let mut names: BTreeMap<String, Vec<String>> = files::read_json(&path)?;
         let labels = config.tasks.iter().map(|task| {
             let names = names.remove(&task.name);
             let names = names.with_context(|| format!("{}: no task {:?}", path.display(), task.name))?;
             Ok(Labels::new(names, task.reading().scheme)?)
         });
         let labels = labels.collect::<Result<_>>()?;
-        let path = dir.join(DESCRIPTION);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let encoder = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        let encoder = files::read_json(&dir.join(DESCRIPTION))?;
         let run = Self::build(dir, config, encoder, labels)?;
         run.load()?;
         Ok(run)

@@ -196,9 +196,7 @@ impl<'a> Found<'a> {
     fn read(cell: &'a Cell, out: &Path) -> Result<Option<Self>> {
         let dir = out.join(cell.to_string());
         let Ok(Report { results: comparisons, .. }) = Report::read(&dir, Part::Test) else { return Ok(None) };
-        let path = dir.join("report.json");
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let details = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        let details = files::read_json(&dir.join("report.json"))?;
         let (log, decoding) = (fit::log(&dir)?, Decoding::read(&dir).ok());
         Ok(Some(Self { cell, comparisons, details, log, decoding }))
     }

@@ -38,9 +38,7 @@ impl Decoding {
     /// # Errors
     /// When the file is missing or malformed.
     pub fn read(run: &Path) -> Result<Self> {
-        let path = run.join(FILE);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| path.display().to_string())
+        files::read_json(&run.join(FILE))
     }
 
     /// The median of the rounds.
