@@ -100,6 +100,35 @@ mod deaths {
     }
 }
 
+/// The broker gives a static member that starts again what it was to keep, and takes the rest for given away.
+#[test]
+#[cfg(feature = "failpoints")]
+fn what_a_member_was_to_give_up_when_it_died_is_not_left_to_nobody() {
+    let stream = Stream::new(Broker::shared(), 4);
+    // Its first rebalance gives it everything, its second takes a half for the other.
+    let mut first = stream.worker_with("a", &[], &[("VITAG_KILL_AT", "rebalance:2:0")]);
+    first.wait_for_log("partition assigned");
+    let _second = stream.worker("b", &[]);
+    first.wait();
+    let _again = stream.worker("a", &[]);
+    stream.feed(0..RECORDS);
+    stream.assert_exactly_once(RECORDS);
+    stream.wait_until_committed();
+}
+
+#[test]
+fn partitions_added_while_no_worker_looked_are_not_left_to_nobody() {
+    let stream = Stream::new(Broker::shared(), 2);
+    let first = stream.worker("a", &[]);
+    first.wait_for_log("partition assigned");
+    first.kill();
+    stream.broker.grow_topic(&stream.input, 4);
+    let _again = stream.worker("a", &["kafka.properties.topic.metadata.refresh.interval.ms=300000"]);
+    stream.feed(0..RECORDS);
+    stream.assert_exactly_once(RECORDS);
+    Stream { partitions: 4, ..stream }.wait_until_committed();
+}
+
 #[test]
 fn what_others_aborted_is_never_read() {
     let stream = Stream::new(Broker::shared(), 1);

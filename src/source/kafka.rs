@@ -18,8 +18,10 @@ use crate::record::{Header, Partition};
 use crate::source::{Intake, IntakeOptions, Message, Source, SourceError, StopSignal, Stopped};
 use crate::telemetry::{InputMetrics, Metrics};
 
+mod gaps;
 mod lag;
 
+use gaps::LookOut;
 use lag::Standing;
 
 /// A consumer whose rebalances reach the pipeline.
@@ -124,6 +126,8 @@ pub struct KafkaSource {
     consumer: Arc<Consumer>,
     beat: Beat,
     consumed: HashMap<String, InputMetrics>,
+    /// Of a static member.
+    look_out: Option<LookOut>,
     /// The partitions together hold too much.
     full: bool,
     regulated: Instant,
@@ -151,11 +155,14 @@ impl KafkaSource {
         wait_for_topics(&consumer, &options)?;
         let input = |topic: &String| (topic.clone(), metrics.input(topic, &options.group_id));
         let consumed = options.topics.iter().map(input).collect();
+        let look_out = options.group_instance_id.as_ref().map(|_| LookOut::start(&options));
+        let look_out = look_out.transpose().map_err(|e| ConnectError::config(&e))?;
         Ok(Self {
             options,
             consumer: Arc::new(consumer),
             beat,
             consumed,
+            look_out,
             full: false,
             regulated: Instant::now(),
             admitted: 0,
@@ -184,8 +191,24 @@ impl KafkaSource {
             }
             if self.regulated.elapsed() >= REGULATE || self.admitted >= self.options.intake.max_bytes / REGULATE_PART {
                 self.regulate();
+                self.close_gaps()?;
                 (self.regulated, self.admitted) = (Instant::now(), 0);
             }
+        }
+        Ok(())
+    }
+
+    fn subscribe(&self) -> Result<(), SourceError> {
+        let topics: Vec<&str> = self.options.topics.iter().map(String::as_str).collect();
+        self.consumer.subscribe(&topics).map_err(|e| SourceError(format!("cannot subscribe to {topics:?}: {e}")))
+    }
+
+    /// Brings about a rebalance where a start without one has left partitions to nobody.
+    fn close_gaps(&self) -> Result<(), SourceError> {
+        if self.look_out.as_ref().is_some_and(LookOut::wants_rejoin) {
+            tracing::warn!("partitions that no member of the group has: leaving and joining again");
+            self.consumer.unsubscribe();
+            self.subscribe()?;
         }
         Ok(())
     }
@@ -276,8 +299,7 @@ impl KafkaSource {
 impl Source for KafkaSource {
     fn run(mut self: Box<Self>, intake: Intake, stop: &StopSignal) -> Result<(), SourceError> {
         *self.consumer.context().intake() = Some(intake);
-        let topics: Vec<&str> = self.options.topics.iter().map(String::as_str).collect();
-        self.consumer.subscribe(&topics).map_err(|e| SourceError(format!("cannot subscribe to {topics:?}: {e}")))?;
+        self.subscribe()?;
         let mut read = self.read(stop);
         if read.is_ok() && !stop.is_abandoned() {
             read = self.drain(stop);
@@ -291,8 +313,7 @@ impl Source for KafkaSource {
     }
 }
 
-/// How soon a worker sees that a topic has grown. A worker with a static name that starts again before any has seen it
-/// gets what it had (KIP-814, which librdkafka lacks), and nobody gets the new partitions.
+/// How soon a worker sees that a topic has grown.
 const METADATA_REFRESH_MS: &str = "15000";
 
 fn client_config(options: &KafkaSourceOptions) -> ClientConfig {

@@ -1,0 +1,222 @@
+//! Partitions that nobody in a group has, and that nobody will get without a rebalance.
+//!
+//! A static member that starts again within its session is given what the last rebalance gave its name, and no new one
+//! takes place (KIP-345). What that rebalance took from it for another goes to the other only in the rebalance that
+//! follows when it has given it up; if it died before that, there is none. The same holds for partitions that were added
+//! to a topic while no member was there to see it (KIP-814, which librdkafka lacks).
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Buf;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+
+use super::KafkaSourceOptions;
+
+/// Between two looks. A member that lives and has to give something up hears of it sooner, by its heartbeat.
+const PAUSE: Duration = Duration::from_secs(3);
+/// Between two looks that show nothing, in the end.
+const LONG_PAUSE: Duration = Duration::from_secs(60);
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+type Partitions = BTreeSet<(String, i32)>;
+
+/// A look-out for gaps, on a thread and a connection of its own: behind a fetch that waits for records, an answer would
+/// hold up the polling.
+pub(super) struct LookOut {
+    rejoin: Receiver<()>,
+    _until_dropped: Sender<Infallible>,
+}
+
+impl LookOut {
+    /// Looks from now on, until every partition is somebody's.
+    ///
+    /// # Errors
+    /// When librdkafka refuses a setting.
+    pub(super) fn start(options: &KafkaSourceOptions) -> Result<Self, KafkaError> {
+        let client: BaseConsumer = options.connection.client(&options.properties).create()?;
+        let watch = GapWatch::new(&options.group_id, &options.topics);
+        let (asks, rejoin) = bounded(1);
+        let (until_dropped, dropped) = bounded(0);
+        let run = move || watch.run(&client, &asks, &dropped);
+        std::thread::Builder::new().name("gaps".into()).spawn(run).expect("a thread can be started");
+        Ok(Self { rejoin, _until_dropped: until_dropped })
+    }
+
+    /// Whether to leave the group and join it again, for the sake of the rebalance.
+    pub(super) fn wants_rejoin(&self) -> bool {
+        self.rejoin.try_recv().is_ok()
+    }
+}
+
+struct GapWatch {
+    group: String,
+    topics: Vec<String>,
+    /// What the last look found to be nobody's.
+    gap: Partitions,
+    pause: Duration,
+}
+
+/// What to do after a look.
+#[derive(Debug, PartialEq, Eq)]
+enum Advice {
+    /// Every partition is somebody's: there is no more to look for.
+    Done,
+    /// Look again.
+    Wait,
+    /// Leave the group and join it again.
+    Rejoin,
+}
+
+impl GapWatch {
+    fn new(group: &str, topics: &[String]) -> Self {
+        Self { group: group.to_owned(), topics: topics.to_vec(), gap: Partitions::new(), pause: PAUSE }
+    }
+
+    fn run(mut self, client: &BaseConsumer, rejoin: &Sender<()>, dropped: &Receiver<Infallible>) {
+        while dropped.recv_timeout(self.pause) == Err(RecvTimeoutError::Timeout) {
+            let found = self.look(client).unwrap_or_else(|error| {
+                tracing::debug!(%error, "cannot see what the members of the group have");
+                None
+            });
+            match self.judge(found) {
+                Advice::Done => return,
+                Advice::Wait => {}
+                // One that is not taken yet will do.
+                Advice::Rejoin => drop(rejoin.try_send(())),
+            }
+        }
+    }
+
+    /// The partitions that nobody has; none while the group rebalances, or shows nothing.
+    fn look(&self, client: &BaseConsumer) -> Result<Option<Partitions>, KafkaError> {
+        let groups = client.fetch_group_list(Some(&self.group), ANSWER)?;
+        let Some(group) = groups.groups().iter().find(|group| group.name() == self.group && group.state() == "Stable")
+        else {
+            return Ok(None);
+        };
+        let mut nobodys = Partitions::new();
+        for topic in &self.topics {
+            let metadata = client.fetch_metadata(Some(topic), ANSWER)?;
+            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            nobodys.extend(partitions.map(|partition| (topic.clone(), partition.id())));
+        }
+        for member in group.members() {
+            let bytes = member.assignment().unwrap_or_default();
+            let Some(assigned) = assignment(bytes) else { return Ok(None) };
+            nobodys.retain(|partition| !assigned.contains(partition));
+        }
+        Ok(Some(nobodys))
+    }
+
+    fn judge(&mut self, found: Option<Partitions>) -> Advice {
+        let Some(nobodys) = found else {
+            self.gap.clear();
+            self.pause = (self.pause * 2).min(LONG_PAUSE);
+            return Advice::Wait;
+        };
+        self.pause = PAUSE;
+        if nobodys.is_empty() {
+            return Advice::Done;
+        }
+        // Seen once, it may be about to change hands.
+        let stays = !self.gap.is_disjoint(&nobodys);
+        self.gap = if stays { Partitions::new() } else { nobodys };
+        if stays { Advice::Rejoin } else { Advice::Wait }
+    }
+}
+
+/// Reads an assignment as members send it to each other: a version, the partitions by topic, and what else the version
+/// has, which is left unread. Empty for a member that was given none. None if it ends too early.
+fn assignment(mut bytes: &[u8]) -> Option<Partitions> {
+    if bytes.is_empty() {
+        return Some(Partitions::new());
+    }
+    let _version = bytes.try_get_i16().ok()?;
+    let mut partitions = Partitions::new();
+    for _ in 0..bytes.try_get_i32().ok()? {
+        let length = usize::try_from(bytes.try_get_i16().ok()?).ok()?;
+        let topic = String::from_utf8(bytes.split_off(..length)?.to_vec()).ok()?;
+        for _ in 0..bytes.try_get_i32().ok()? {
+            partitions.insert((topic.clone(), bytes.try_get_i32().ok()?));
+        }
+    }
+    Some(partitions)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::BufMut;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn some(ids: &[i32]) -> Option<Partitions> {
+        Some(ids.iter().map(|&id| ("in".to_owned(), id)).collect())
+    }
+
+    fn watch() -> GapWatch {
+        GapWatch::new("group", &["in".to_owned()])
+    }
+
+    #[test]
+    fn what_is_nobodys_for_two_looks_asks_for_a_rebalance() {
+        let mut watch = watch();
+        assert_eq!(watch.judge(some(&[0, 1])), Advice::Wait);
+        assert_eq!(watch.judge(some(&[1])), Advice::Rejoin);
+        assert_eq!(watch.judge(some(&[1])), Advice::Wait, "the rebalance takes its time");
+        assert_eq!(watch.judge(some(&[])), Advice::Done);
+    }
+
+    #[test]
+    fn what_changes_hands_or_cannot_be_seen_does_not() {
+        let mut watch = watch();
+        assert_eq!(watch.judge(some(&[0])), Advice::Wait);
+        assert_eq!(watch.judge(some(&[1])), Advice::Wait, "another partition");
+        assert_eq!(watch.judge(None), Advice::Wait);
+        assert_eq!(watch.judge(some(&[1])), Advice::Wait, "a rebalance lay between");
+        (0..9).for_each(|_| assert_eq!(watch.judge(None), Advice::Wait));
+        assert_eq!(watch.pause, LONG_PAUSE);
+    }
+
+    fn written(topics: &BTreeMap<String, BTreeSet<i32>>) -> Vec<u8> {
+        let mut bytes = vec![];
+        bytes.put_i16(1);
+        bytes.put_i32(topics.len() as i32);
+        for (topic, ids) in topics {
+            bytes.put_i16(topic.len() as i16);
+            bytes.put_slice(topic.as_bytes());
+            bytes.put_i32(ids.len() as i32);
+            ids.iter().for_each(|&id| bytes.put_i32(id));
+        }
+        // No user data.
+        bytes.put_i32(-1);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn an_assignment_is_read_as_it_was_written(
+            topics in prop::collection::btree_map("[a-z.]{1,9}", prop::collection::btree_set(0..64i32, 0..9), 0..4),
+            cut in 0..64usize,
+        ) {
+            let bytes = written(&topics);
+            let expected = topics.iter().flat_map(|(topic, ids)| ids.iter().map(|&id| (topic.clone(), id))).collect();
+            prop_assert_eq!(assignment(&bytes), Some(expected));
+            let end = bytes.len() - 4;
+            prop_assert_eq!(assignment(&bytes[..cut.clamp(1, end - 1)]), None, "cut off");
+        }
+
+        #[test]
+        fn no_more_is_read_than_there_is(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let partitions = assignment(&bytes).map_or(0, |partitions| partitions.len());
+            prop_assert!(partitions * size_of::<i32>() <= bytes.len());
+        }
+    }
+}
