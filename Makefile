@@ -11,6 +11,9 @@ SEEDS ?= 20
 SECONDS ?= 600
 # For `make rollouts`: how many in a row.
 ROLLOUTS ?= 100
+# For `make backfill`: how many records, and a text, a document a line.
+RECORDS ?= 1000000
+TEXT ?=
 # For `make models`: the folder of the corpora that trainer/configs/vi-tagger.toml names, the tokenizer, the folder of
 # the run.
 DATA ?=
@@ -29,7 +32,7 @@ TRAINER := $(CARGO) run --release --package vitag-trainer --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test faults pressure rollouts lint audit bench bench-delivery bench-step models doc clean
+.PHONY: help setup demo test faults pressure rollouts lint audit bench bench-delivery bench-step backfill formats models doc clean
 
 help: ## Lists the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -83,6 +86,19 @@ pressure: ## Overloads a worker for SECONDS and holds it to its memory
 rollouts: ## Rolls two models out in turn, ROLLOUTS times, to three workers under load
 	$(SETUP) build runtime broker
 	VITAG_ROLLOUTS=$(ROLLOUTS) $(CARGO) test --features failpoints --test rollout -- --nocapture no_record_suffers
+
+backfill: ## Backfills RECORDS of a growing topic under kills, and the lines of TEXT to Parquet and back
+	$(SETUP) build runtime broker
+	BACKFILL_RECORDS=$(RECORDS) $(CARGO) test --release --features failpoints --test backfill -- --nocapture again_and_again
+	BACKFILL_TEXT=$(abspath $(TEXT)) $(CARGO) test --release --features failpoints --test backfill_files -- --nocapture to_parquet_and_back
+
+formats: ## Reads what `vitag convert` writes with the tools that it is for
+	$(SETUP) build runtime
+	$(CARGO) build
+	python3 -m venv $(VITAG_CACHE)/formats
+	$(VITAG_CACHE)/formats/bin/pip install --quiet -r tests/formats/requirements.txt
+	target/debug/vitag tag tests/formats/documents.jsonl > target/annotations.jsonl
+	$(VITAG_CACHE)/formats/bin/python tests/formats/check.py target/debug/vitag target/annotations.jsonl
 
 models: ## Trains the bundled model anew, from the corpora in DATA
 	@test -d "$(DATA)" || { echo "usage: make models DATA=FOLDER [TOKENIZER=FILE] [RUN=FOLDER]" >&2; exit 2; }

@@ -1,18 +1,20 @@
 //! Arguments to one call each, and how failures become exit codes.
 
+mod backfill;
 mod dlq;
 mod model;
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::admin::{self, Health};
+use crate::backfill::BackfillError;
 use crate::config::{ConfigError, Settings, Sources};
-use crate::convert::Style;
+use crate::convert::{ConvertError, Kind, Style, convert};
 use crate::decode::Format;
 use crate::demo::{self, DemoError, DemoOptions};
 use crate::dlq::DlqError;
@@ -37,6 +39,13 @@ struct Cli {
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed while running, 2 wrong arguments, 65 some input was refused, \
     69 no broker, 78 wrong configuration or model";
 
+const CONVERT_EXAMPLES: &str = "conllu, spacy, doccano and label-studio carry what they have no place for in a comment or \
+    field named vitag: back from there, what nobody has changed is as it was. Of the others, what is lost is told.\n\n\
+    Examples:\n  \
+    vitag tag news.jsonl | vitag convert --to conllu > news.conllu\n  \
+    vitag convert --to label-studio tagged.jsonl -o tasks.json\n  \
+    vitag convert --from label-studio --to conll2 --lean corrected.json > train.conll";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a worker between Kafka topics until SIGTERM or Ctrl-C.
@@ -51,6 +60,28 @@ enum Command {
         vitag tag articles.jsonl > tagged.jsonl\n  \
         vitag tag --format conllu news.txt")]
     Tag(TagArgs),
+    /// Tag what already lies in a topic, once, and end.
+    #[command(after_help = backfill::EXAMPLES)]
+    Backfill(Box<backfill::BackfillArgs>),
+    /// Convert annotations to the formats of other tools, and back.
+    #[command(after_help = CONVERT_EXAMPLES)]
+    Convert {
+        /// Format of the input.
+        #[arg(long, value_enum, default_value_t = Kind::Annotations)]
+        from: Kind,
+        /// Format of the output.
+        #[arg(long, value_enum)]
+        to: Kind,
+        /// Leave out what the format has no place for, and with it the way back.
+        #[arg(long)]
+        lean: bool,
+        /// File to read, or a folder for brat; - is standard input.
+        #[arg(value_name = "INPUT", default_value = "-")]
+        input: PathBuf,
+        /// File to write, or a folder for brat; - is standard output.
+        #[arg(short, long, value_name = "OUTPUT", default_value = "-")]
+        output: PathBuf,
+    },
     /// Look at dead letters, and send them back.
     #[command(
         subcommand,
@@ -108,7 +139,7 @@ enum Command {
     },
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 struct SettingsArgs {
     /// File of settings, TOML or YAML.
     #[arg(short, long, value_name = "FILE", env = "VITAG_CONFIG")]
@@ -205,6 +236,18 @@ enum Failure {
     Fleet(#[from] FleetError),
     #[error("{0} of the chosen letters were left, see above")]
     LettersLeft(u64),
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    #[error(transparent)]
+    Backfill(#[from] BackfillError),
+    #[error("{0} of the records were refused, see the summary")]
+    RecordsRefused(u64),
+    #[error("{0} of the inputs could not be read to their end, see the summary")]
+    Unread(usize),
+    #[error("job {0} was stopped before its end: repeat the command to go on")]
+    JobStopped(String),
+    #[error("{0}")]
+    Usage(String),
     #[error("there is no terminal to ask on: look at --dry-run, then say --yes")]
     NobodyToAsk,
 }
@@ -224,10 +267,17 @@ impl Failure {
         match self {
             Failure::Config(_) | Failure::Demo(DemoError::Config(_)) => 78,
             Failure::Worker(error) | Failure::Demo(DemoError::Worker(error)) => of_worker(error),
-            Failure::Dlq(DlqError::Connect(error)) | Failure::Fleet(FleetError::Connect(error)) => of_connection(error),
+            Failure::Dlq(DlqError::Connect(error))
+            | Failure::Fleet(FleetError::Connect(error))
+            | Failure::Backfill(BackfillError::Connect(error)) => of_connection(error),
             Failure::Fleet(FleetError::NoPrefix | FleetError::Manifest(_)) => 78,
-            Failure::Refused(_) | Failure::LettersLeft(_) => 65,
-            Failure::NobodyToAsk => 2,
+            Failure::Backfill(BackfillError::Worker(error)) => of_worker(error),
+            Failure::Backfill(BackfillError::Kafka { .. } | BackfillError::Store(_)) => 1,
+            Failure::Refused(_) | Failure::RecordsRefused(_) | Failure::LettersLeft(_) => 65,
+            Failure::Backfill(BackfillError::Empty | BackfillError::NoFile(_)) | Failure::Unread(_) => 65,
+            Failure::Convert(ConvertError::Document { .. }) => 65,
+            Failure::Convert(ConvertError::Io(..)) | Failure::JobStopped(_) => 1,
+            Failure::NobodyToAsk | Failure::Usage(_) | Failure::Convert(_) | Failure::Backfill(_) => 2,
             Failure::Demo(_) | Failure::Dlq(_) | Failure::Fleet(_) | Failure::Start(_) | Failure::Output(_) => 1,
         }
     }
@@ -238,6 +288,8 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(settings) => run(settings),
         Command::Tag(arguments) => run_tag(arguments),
+        Command::Backfill(arguments) => backfill::run(&arguments),
+        Command::Convert { from, to, lean, input, output } => run_convert((from, &input), (to, &output), lean),
         Command::Dlq(command) => dlq::run(command),
         Command::Model(command) => model::run(command),
         Command::CheckConfig { settings, print_effective } => check_config(settings, print_effective),
@@ -252,11 +304,12 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has enough of it.
-        Err(Failure::Output(error) | Failure::Demo(DemoError::Write(error)) | Failure::Dlq(DlqError::Write(error)))
-            if error.kind() == std::io::ErrorKind::BrokenPipe =>
-        {
-            ExitCode::SUCCESS
-        }
+        Err(
+            Failure::Output(error)
+            | Failure::Demo(DemoError::Write(error))
+            | Failure::Dlq(DlqError::Write(error))
+            | Failure::Convert(ConvertError::Io(_, error)),
+        ) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
             ExitCode::from(failure.exit_code())
@@ -313,6 +366,17 @@ fn run_tag(arguments: TagArgs) -> Result<(), Failure> {
         0 => Ok(()),
         refused => Err(Failure::Refused(refused)),
     }
+}
+
+fn run_convert((from, input): (Kind, &Path), (to, output): (Kind, &Path), lean: bool) -> Result<(), Failure> {
+    if to == Kind::Brat && output == Path::new("-") {
+        return Err(Failure::Usage("--to brat writes a folder: say --output".to_owned()));
+    }
+    let documents = convert((from, input), (to, output), lean)?;
+    if let Some(lost) = to.drops(lean) {
+        eprintln!("{documents} documents; what this format does not hold: {lost}");
+    }
+    Ok(())
 }
 
 fn check_config(arguments: SettingsArgs, print_effective: bool) -> Result<(), Failure> {

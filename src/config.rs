@@ -107,6 +107,14 @@ impl Settings {
         ConfigError::from_problems(self.run_problems())
     }
 
+    /// Checks what only reading topics needs.
+    ///
+    /// # Errors
+    /// Every setting that is missing.
+    pub fn validate_read(&self) -> Result<(), ConfigError> {
+        ConfigError::from_problems(self.read_problems())
+    }
+
     /// Where the value of a key came from (`batch.max_tokens`); `None` for a default.
     pub fn origin(&self, key: &str) -> Option<&Layer> {
         self.origins.get(key)

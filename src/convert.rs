@@ -1,10 +1,30 @@
 //! Annotations in other forms: CoNLL-U for tools, colours for people.
+//!
+//! # Layout
+//! What the worker and `vitag tag` write is here. `kind` is `vitag convert`, to and from the forms of other tools: those
+//! in `columns`, in `json_forms`, of `brat` and in `parquet`. `foreign` makes whole what others have written, `offsets`
+//! counts in code points.
+
+mod brat;
+mod columns;
+mod foreign;
+mod json_forms;
+mod kind;
+mod offsets;
+pub mod parquet;
+#[cfg(test)]
+mod round_trips;
 
 use std::fmt::Write as _;
 
 use owo_colors::{AnsiColors, OwoColorize};
 
 use crate::encode::{Annotation, Entity, Extent, Token};
+
+pub use self::kind::{ConvertError, Kind, convert};
+
+/// Name of the field or comment in which a format carries along what it has no place for.
+const EMBEDDED: &str = "vitag";
 
 /// Whether text for people has colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

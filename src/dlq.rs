@@ -1,16 +1,17 @@
 //! Dead letters: `vitag dlq inspect` shows them, `vitag dlq replay` sends them back to where they came from.
 //!
 //! # Layout
-//! `letter` is a dead letter and the filter over them, `reader` reads them, `inspect` sums them up, `replay` sends them
-//! back, by `outbox`, and notes its `progress`; `show` is what people see.
+//! `letter` is a dead letter and the filter over them, `inspect` sums them up, `replay` sends them back, by `outbox`, and
+//! notes its `progress`; `show` is what people see.
 
 mod inspect;
 mod letter;
 mod outbox;
 mod progress;
-mod reader;
 mod replay;
 mod show;
+
+use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 
@@ -19,8 +20,9 @@ pub use self::letter::Filter;
 pub use self::replay::{Left, Replay, ReplayOptions, ReplayReport};
 pub use self::show::{json, replay_report};
 use crate::config::Settings;
-use crate::kafka::ConnectError;
+use crate::kafka::{ConnectError, ReadError, Reader};
 use crate::record::Partition;
+use crate::worker::{connection, owned};
 
 /// The setting that names the topic of the dead letters.
 const TOPIC_SETTING: &str = "output.dead_letter_topic";
@@ -60,6 +62,22 @@ impl DlqError {
     fn kafka(call: &'static str, error: &KafkaError) -> Self {
         Self::Kafka { call, reason: error.to_string() }
     }
+}
+
+impl From<ReadError> for DlqError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Connect(error) => Self::Connect(error),
+            ReadError::Call(call, error) => Self::kafka(call, &error),
+        }
+    }
+}
+
+/// A reader of the group that keeps the progress.
+fn reader(settings: &Settings) -> Result<Reader, DlqError> {
+    let properties = owned(&settings.kafka.consumer_properties);
+    let timeout = Duration::from_millis(settings.worker.startup_timeout_ms);
+    Ok(Reader::new(connection(settings), &properties, &replay_group(settings), timeout)?)
 }
 
 /// The group that keeps the progress of the worker's group, and the transactional id of its replay.

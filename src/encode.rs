@@ -54,7 +54,8 @@ pub struct Source {
     pub topic: String,
     /// Partition; 0 for files.
     pub partition: i32,
-    /// Offset; for files the number of the line, from 0.
+    /// Offset; for files the number of the line, from 0, and of `vitag backfill` the byte of the line or the number of the
+    /// row.
     pub offset: i64,
     /// Time of the message in milliseconds since the epoch, where it has one.
     pub timestamp: Option<i64>,

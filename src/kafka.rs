@@ -1,5 +1,6 @@
 //! What consumer and producer share: the connection, and how errors are judged.
 
+mod reader;
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::config;
 
+pub(crate) use self::reader::{ReadError, Reader, Span};
 pub(crate) use self::trouble::{Onlooker, Trouble, Troubled};
 
 /// The connection to a Kafka cluster.

@@ -14,14 +14,17 @@
 //! 8. [`sink`] publishes; [`commit`] says what may be published, and from where to go on.
 //!
 //! [`record`] is what travels between them, [`pipeline`] the only place that knows them all. [`manifest`] and
-//! [`registry`] are the model, [`serving`] says which version of it a record gets, [`rollout`] changes that by what a topic says, [`worker`] puts a worker together from its [`config`], [`cli`] from its arguments.
-//! [`admin`] and [`telemetry`] show it from outside; [`dlq`] looks at its dead letters and sends them back.
+//! [`registry`] are the model, [`serving`] says which version of it a record gets, [`rollout`] changes that by what a topic
+//! says, [`worker`] puts a worker together from its [`config`], [`cli`] from its arguments. [`admin`] and [`telemetry`]
+//! show it from outside; [`dlq`] looks at its dead letters and sends them back; [`backfill`] tags a bounded past.
 //!
 //! Without the feature `worker` the crate is what the trainer shares with it: [`decode`], [`tokenize`], [`pack`],
 //! [`tags`], [`manifest`], [`score`], [`record`].
 
 #[cfg(feature = "worker")]
 pub mod admin;
+#[cfg(feature = "worker")]
+pub mod backfill;
 #[cfg(feature = "worker")]
 pub mod batch;
 #[cfg(feature = "worker")]

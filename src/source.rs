@@ -15,6 +15,9 @@ use crate::telemetry::{Metrics, PartitionWatch, RecordSpan, RecordTracer};
 
 pub mod file;
 pub mod kafka;
+mod pace;
+
+pub use pace::Pace;
 
 /// How much may be in flight, in bytes of inputs and of outputs, made or expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +156,11 @@ impl Intake {
     /// Bytes in flight over all partitions.
     pub fn total_bytes(&self) -> usize {
         self.partitions.values().map(|admitted| admitted.gauge.bytes()).sum()
+    }
+
+    /// The assignment of `partition`, if it has one.
+    pub(crate) fn epoch(&self, partition: &Partition) -> Option<u64> {
+        self.partitions.get(partition).map(|admitted| admitted.epoch)
     }
 
     /// The partitions assigned.

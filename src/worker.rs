@@ -171,7 +171,8 @@ pub(crate) fn connection(settings: &Settings) -> Connection {
     }
 }
 
-fn source_options(settings: &Settings) -> KafkaSourceOptions {
+/// The options of the source.
+pub(crate) fn source_options(settings: &Settings) -> KafkaSourceOptions {
     let kafka = &settings.kafka;
     let mut properties = owned(&kafka.consumer_properties);
     let mut set = |key: &str, value: String| properties.insert(key.to_owned(), value);
@@ -199,10 +200,12 @@ fn source_options(settings: &Settings) -> KafkaSourceOptions {
         drain_timeout: Duration::from_millis(settings.worker.drain_timeout_ms),
         intake: intake_options(settings),
         properties,
+        bounds: None,
     }
 }
 
-fn sink_options(settings: &Settings) -> KafkaSinkOptions {
+/// The options of the sink.
+pub(crate) fn sink_options(settings: &Settings) -> KafkaSinkOptions {
     let kafka = &settings.kafka;
     let transactional_id = || format!("{}-{}", kafka.group_id, settings.worker.instance);
     KafkaSinkOptions {
@@ -213,6 +216,7 @@ fn sink_options(settings: &Settings) -> KafkaSinkOptions {
         transaction_timeout: Duration::from_millis(kafka.transaction_timeout_ms),
         startup_timeout: Duration::from_millis(settings.worker.startup_timeout_ms),
         properties: producer_properties(settings),
+        offset_metadata: BTreeMap::new(),
     }
 }
 

@@ -122,7 +122,8 @@ fn time(text: &str) -> Result<Timestamp, String> {
     time_at(text, Timestamp::now())
 }
 
-fn time_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+/// A time of the calendar, or before `now`.
+pub(super) fn time_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let ago = || {
         let span: Span = text.parse().ok().filter(|span: &Span| !span.is_positive())?;
         Some(now.to_zoned_datetime(TimeZone::UTC).checked_add(span).ok()?.timestamp())

@@ -70,13 +70,7 @@ impl Settings {
 
     /// What a run between topics lacks, and loops in it.
     pub(super) fn run_problems(&self) -> Vec<String> {
-        let needed = [
-            ("input.topics", !self.input.topics.is_empty()),
-            ("output.topic", self.output.topic.is_some()),
-            ("kafka.bootstrap_servers", !self.kafka.bootstrap_servers.is_empty()),
-        ];
-        let missing = needed.into_iter().filter(|(_, given)| !given);
-        let mut problems: Vec<_> = missing.map(|(key, _)| is_missing(key)).collect();
+        let mut problems = self.missing(&["input.topics", "output.topic", "kafka.bootstrap_servers"]);
         let outputs =
             [("output.topic", &self.output.topic), ("output.dead_letter_topic", &self.output.dead_letter_topic)];
         for (key, topic) in outputs {
@@ -90,6 +84,22 @@ impl Settings {
         }
         problems.extend(self.unreadable_files());
         problems
+    }
+
+    /// What keeps a command that only reads the topics from it.
+    pub(super) fn read_problems(&self) -> Vec<String> {
+        let mut problems = self.missing(&["input.topics", "kafka.bootstrap_servers"]);
+        problems.extend(self.unreadable_files());
+        problems
+    }
+
+    fn missing(&self, needed: &[&str]) -> Vec<String> {
+        let is_given = |key: &str| match key {
+            "input.topics" => !self.input.topics.is_empty(),
+            "output.topic" => self.output.topic.is_some(),
+            _ => !self.kafka.bootstrap_servers.is_empty(),
+        };
+        needed.iter().filter(|key| !is_given(key)).map(|key| is_missing(key)).collect()
     }
 
     /// Files of the connection that cannot be opened: librdkafka would not say which.

@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use super::letter::{Filter, Letter};
-use super::reader::Reader;
-use super::{DlqError, TOPIC_SETTING, replay_group, show, topic};
+use super::progress::Progress;
+use super::{DlqError, TOPIC_SETTING, reader, show, topic};
 use crate::config::Settings;
 
 /// What to show.
@@ -52,14 +52,14 @@ pub struct Summary {
 /// # Errors
 /// When no broker answers in time, the topic is missing, or the output cannot be written.
 pub fn inspect(settings: &Settings, options: &InspectOptions, out: &mut dyn Write) -> Result<(), DlqError> {
-    let reader = Reader::new(settings, &replay_group(settings))?;
+    let reader = reader(settings)?;
     let mut summary = Summary { topic: topic(settings).to_owned(), ..Summary::default() };
     let mut table = show::LetterTable::default();
     let limit = options.letters.unwrap_or(0);
     let streamed = options.json && options.letters.is_some();
     for span in reader.spans(&summary.topic, TOPIC_SETTING)? {
-        let progress = reader.progress(&span)?.unwrap_or_default();
-        reader.read(&span, span.offsets.start, |message| {
+        let progress = Progress::read(&reader, &span)?.unwrap_or_default();
+        reader.read(&span, span.offsets.start, |message| -> Result<_, DlqError> {
             if streamed && summary.letters >= limit as u64 {
                 return Ok(ControlFlow::Break(()));
             }

@@ -9,6 +9,9 @@
 
 use std::ops::Range;
 
+use super::DlqError;
+use crate::kafka::{Reader, Span};
+
 /// Longest metadata that a broker takes unless it is told otherwise (`offset.metadata.max.bytes`).
 pub(super) const MAX_METADATA_BYTES: usize = 4096;
 
@@ -29,6 +32,15 @@ pub(super) struct Progress {
 pub(super) struct Malformed;
 
 impl Progress {
+    /// What the reader's group has noted of a partition; none if it has noted nothing, or too long ago.
+    pub(super) fn read(reader: &Reader, span: &Span) -> Result<Option<Self>, DlqError> {
+        let Some((next, metadata)) = reader.committed(&span.partition)? else { return Ok(None) };
+        // Another replay may have gone on since.
+        let end = if next > span.offsets.end { reader.watermarks(&span.partition)?.end } else { span.offsets.end };
+        let progress = Self::decode(next, &metadata).ok().filter(|_| next <= end);
+        progress.map(Some).ok_or_else(|| DlqError::Progress(span.partition.clone()))
+    }
+
     /// Reads a committed offset.
     pub(super) fn decode(next: i64, metadata: &str) -> Result<Self, Malformed> {
         let mut progress = Self { next, beyond: Vec::new() };

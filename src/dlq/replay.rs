@@ -13,9 +13,9 @@ use serde::Serialize;
 use super::letter::{Filter, Letter, Reason, count_replays};
 use super::outbox::{Outbox, Outgoing};
 use super::progress::Progress;
-use super::reader::{Reader, Span};
-use super::{DlqError, TOPIC_SETTING, replay_group, topic};
+use super::{DlqError, TOPIC_SETTING, reader, topic};
 use crate::config::Settings;
+use crate::kafka::{Reader, Span};
 use crate::record::Partition;
 use crate::source::Message;
 
@@ -105,12 +105,12 @@ impl<'s> Replay<'s> {
     /// # Errors
     /// When no broker answers in time, or a topic is missing.
     pub fn new(settings: &'s Settings, options: ReplayOptions) -> Result<Self, DlqError> {
-        let group = replay_group(settings);
-        let reader = Reader::new(settings, &group)?;
+        let originals = reader(settings)?;
+        let reader = reader(settings)?;
         let spans = reader.spans(topic(settings), TOPIC_SETTING)?;
         let count = |topic: &String| Ok((topic.clone(), reader.partitions(topic, "input.topics")?));
         let inputs = settings.input.topics.iter().map(count).collect::<Result<_, DlqError>>()?;
-        Ok(Self { settings, options, originals: Reader::new(settings, &group)?, reader, spans, inputs })
+        Ok(Self { settings, options, originals, reader, spans, inputs })
     }
 
     /// What a run would do.
@@ -136,7 +136,7 @@ impl<'s> Replay<'s> {
         let mut report = ReplayReport { topic, dry_run: outbox.is_none(), ..ReplayReport::default() };
         let mut partitions = Vec::new();
         for span in &self.spans {
-            let noted = self.reader.progress(span)?;
+            let noted = Progress::read(&self.reader, span)?;
             report.continued |= noted.is_some();
             let mut progress = noted.unwrap_or_default();
             progress.insert(0..span.offsets.start);

@@ -43,6 +43,8 @@ pub struct KafkaSinkOptions {
     pub startup_timeout: Duration,
     /// Properties of librdkafka for the producer.
     pub properties: BTreeMap<String, String>,
+    /// What is noted beside the offsets of an input partition.
+    pub offset_metadata: BTreeMap<i32, String>,
 }
 
 /// A sink of Kafka topics.
@@ -157,14 +159,14 @@ impl KafkaSink {
         deadline: Instant,
     ) -> Result<(), Failed> {
         if is_off("outputs_first_rule") {
-            let list = offset_list(offsets).map_err(|e| ("commit", e))?;
+            let list = self.offset_list(offsets).map_err(|e| ("commit", e))?;
             self.consumer.commit(&list, CommitMode::Sync).map_err(|e| ("commit", e))?;
         }
         producer.begin_transaction().map_err(|e| ("begin_transaction", e))?;
         fail::fail_point!("after_begin");
         self.send_all(producer, records, deadline).map_err(|e| ("produce", e))?;
         fail::fail_point!("after_produce");
-        let list = offset_list(offsets).map_err(|e| ("send_offsets_to_transaction", e))?;
+        let list = self.offset_list(offsets).map_err(|e| ("send_offsets_to_transaction", e))?;
         // Read for every transaction: the generation of the group changes with each rebalance.
         let group = self.consumer.group_metadata().ok_or(("group_metadata", KafkaError::Canceled))?;
         if self.consumer.assignment_lost() {
@@ -244,7 +246,7 @@ impl KafkaSink {
             self.producer = Some(producer);
             self.delivered = offsets.to_vec();
         }
-        let list = offset_list(offsets).map_err(|e| retry("commit", &e))?;
+        let list = self.offset_list(offsets).map_err(|e| retry("commit", &e))?;
         self.consumer.commit(&list, CommitMode::Sync).map_err(|e| retry("commit", &e))?;
         self.delivered.clear();
         Ok(())
@@ -290,6 +292,18 @@ impl KafkaSink {
         }
     }
 
+    fn offset_list(&self, offsets: &[(Partition, i64)]) -> Result<TopicPartitionList, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for (partition, next) in offsets {
+            let mut element = list.add_partition(&partition.topic, partition.id);
+            element.set_offset(Offset::Offset(*next))?;
+            if let Some(metadata) = self.options.offset_metadata.get(&partition.id) {
+                element.set_metadata(metadata);
+            }
+        }
+        Ok(list)
+    }
+
     fn fatal(&self, call: &str, error: &KafkaError) -> SinkError {
         let advice = match &self.options.transactional_id {
             Some(id) if is_fenced(error) => format!(
@@ -332,12 +346,4 @@ fn is_forbidden(error: &KafkaError) -> bool {
                 | Code::TransactionalIdAuthorizationFailed
         )
     )
-}
-
-fn offset_list(offsets: &[(Partition, i64)]) -> Result<TopicPartitionList, KafkaError> {
-    let mut list = TopicPartitionList::new();
-    for (partition, next) in offsets {
-        list.add_partition_offset(&partition.topic, partition.id, Offset::Offset(*next))?;
-    }
-    Ok(list)
 }

@@ -49,23 +49,13 @@ impl FileSource {
             while intake.total_bytes() >= options.max_bytes && !stop.is_draining() {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            let mut line = Vec::new();
-            // One byte over the limit is enough for the next stage to see that it is; the rest is for a whole character.
-            let most = max_line_bytes.saturating_add(1 + LONGEST_CHARACTER);
-            let read = lines.by_ref().take(most as u64).read_until(b'\n', &mut line).map_err(failed)?;
+            let (line, read) = read_line(&mut lines, max_line_bytes).map_err(failed)?;
             if read == 0 || stop.is_draining() {
                 break;
             }
-            if line.len() == most && !line.ends_with(b"\n") {
-                lines.skip_until(b'\n').map_err(failed)?;
-                drop_last_character(&mut line);
-            }
-            let text = line.trim_ascii_end();
-            if text.is_empty() {
+            if line.is_empty() {
                 continue;
             }
-            let length = text.len();
-            line.truncate(length);
             let value = Some(Bytes::from(line));
             let message = Message { offset, key: None, value, headers: vec![], timestamp_ms: None };
             if let Err(Stopped) = intake.admit(partition, message) {
@@ -74,6 +64,21 @@ impl FileSource {
         }
         Ok(())
     }
+}
+
+/// Reads a line without its end and the white space before it, and how many bytes it took; none at the end. One that is
+/// longer than the limit is cut at a character, one byte over it or a few more, so that the next stage sees that it is.
+pub(crate) fn read_line(lines: &mut impl BufRead, max_line_bytes: usize) -> std::io::Result<(Vec<u8>, usize)> {
+    let mut line = Vec::new();
+    // One byte over the limit is enough; the rest is for a whole character.
+    let most = max_line_bytes.saturating_add(1 + LONGEST_CHARACTER);
+    let mut read = lines.by_ref().take(most as u64).read_until(b'\n', &mut line)?;
+    if line.len() == most && !line.ends_with(b"\n") {
+        read += lines.skip_until(b'\n')?;
+        drop_last_character(&mut line);
+    }
+    line.truncate(line.trim_ascii_end().len());
+    Ok((line, read))
 }
 
 /// A line that is cut may end inside its last character.

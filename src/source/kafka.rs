@@ -18,9 +18,12 @@ use crate::record::{Header, Partition};
 use crate::source::{Intake, IntakeOptions, Message, Source, SourceError, StopSignal, Stopped};
 use crate::telemetry::{InputMetrics, Metrics};
 
+mod bounds;
 mod gaps;
 mod lag;
 
+pub use self::bounds::{Bounds, Choice, End};
+use bounds::Course;
 use gaps::LookOut;
 use lag::Standing;
 
@@ -28,7 +31,7 @@ use lag::Standing;
 pub type Consumer = BaseConsumer<Rebalancer>;
 
 /// What the source needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KafkaSourceOptions {
     /// The cluster.
     pub connection: Connection,
@@ -46,6 +49,8 @@ pub struct KafkaSourceOptions {
     pub intake: IntakeOptions,
     /// Properties of librdkafka for the consumer: assignment, sessions, offset reset.
     pub properties: BTreeMap<String, String>,
+    /// The part to read, of a job that has an end.
+    pub bounds: Option<Bounds>,
 }
 
 /// Makes rebalances known to the intake; called by librdkafka within `poll`.
@@ -128,6 +133,8 @@ pub struct KafkaSource {
     consumed: HashMap<String, InputMetrics>,
     /// Of a static member.
     look_out: Option<LookOut>,
+    /// How far a job with an end has come.
+    course: Option<Course>,
     /// The partitions together hold too much.
     full: bool,
     regulated: Instant,
@@ -158,6 +165,7 @@ impl KafkaSource {
         let look_out = options.group_instance_id.as_ref().map(|_| LookOut::start(&options));
         let look_out = look_out.transpose().map_err(|e| ConnectError::config(&e))?;
         Ok(Self {
+            course: options.bounds.clone().map(Course::new),
             options,
             consumer: Arc::new(consumer),
             beat,
@@ -178,7 +186,9 @@ impl KafkaSource {
         while !stop.is_draining() {
             self.beat.beat();
             let consumer = self.consumer.clone();
-            match consumer.poll(POLL) {
+            let wait = self.pace();
+            std::thread::sleep(wait);
+            match if wait.is_zero() { consumer.poll(POLL) } else { None } {
                 Some(Ok(message)) => {
                     fail::fail_point!("after_poll");
                     match self.admit(&message) {
@@ -186,6 +196,7 @@ impl KafkaSource {
                         Err(Stopped) => return Ok(()),
                     }
                 }
+                Some(Err(KafkaError::PartitionEOF(id))) => self.reach(id),
                 Some(Err(error)) => check(&consumer, &error)?,
                 None => {}
             }
@@ -193,6 +204,9 @@ impl KafkaSource {
                 self.regulate();
                 self.close_gaps()?;
                 (self.regulated, self.admitted) = (Instant::now(), 0);
+                if self.is_complete() {
+                    break;
+                }
             }
         }
         Ok(())
@@ -213,16 +227,40 @@ impl KafkaSource {
         Ok(())
     }
 
+    /// How long reading must wait, no longer than a poll would.
+    fn pace(&self) -> Duration {
+        self.course.as_ref().map_or(Duration::ZERO, |course| course.bounds.pace.wait().min(POLL))
+    }
+
+    /// The end of a partition as it is now. A source with bounds has one topic.
+    fn reach(&mut self, id: i32) {
+        let guard = self.consumer.context().intake();
+        if let (Some(intake), Some(course)) = (guard.as_ref(), &mut self.course) {
+            course.reach(intake, &Partition { topic: course.bounds.topic.clone(), id });
+        }
+    }
+
+    /// Notes the ends that were reached; whether that was all.
+    fn is_complete(&mut self) -> bool {
+        let Some(course) = &mut self.course else { return false };
+        let context = self.consumer.context();
+        course.settle(&self.consumer, |partition| context.intake().as_ref()?.epoch(partition));
+        course.is_complete(&self.consumer)
+    }
+
     fn admit(&mut self, message: &BorrowedMessage<'_>) -> Result<usize, Stopped> {
         if let Some(input) = self.consumed.get(message.topic()) {
             input.consumed(1);
         }
         let partition = Partition { topic: message.topic().into(), id: message.partition() };
         let message = detach(message);
-        match self.consumer.context().intake().as_mut() {
-            Some(intake) => intake.admit(&partition, message),
-            None => Ok(0),
-        }
+        let mut guard = self.consumer.context().intake();
+        let Some(intake) = guard.as_mut() else { return Ok(0) };
+        let Some(course) = &mut self.course else { return intake.admit(&partition, message) };
+        let offset = message.offset;
+        let admitted = if course.takes(intake, &partition, &message) { intake.admit(&partition, message)? } else { 0 };
+        course.passed(intake, &partition, offset);
+        Ok(admitted)
     }
 
     /// Pauses partitions that hold too much and resumes those that have room again.
@@ -233,12 +271,18 @@ impl KafkaSource {
         let total = intake.total_bytes();
         // Half is the low mark of the whole: a pause throws away what was fetched ahead, so it must not flutter.
         self.full = total >= options.max_bytes || self.full && total > options.max_bytes / 2;
+        let rests = self.course.as_ref().is_some_and(|course| course.bounds.pace.rests());
+        let over: Vec<Partition> = match &self.course {
+            Some(course) => intake.partitions().into_iter().filter(|p| rests || course.is_over(intake, p)).collect(),
+            None => Vec::new(),
+        };
         for (partition, admitted) in &mut intake.partitions {
             let bytes = admitted.gauge.bytes();
             let pause = match admitted.paused {
                 false => self.full || bytes >= options.partition_high_bytes,
                 true => self.full || bytes > options.partition_low_bytes,
             };
+            let pause = pause || over.contains(partition);
             if pause == admitted.paused {
                 continue;
             }
@@ -326,6 +370,9 @@ fn client_config(options: &KafkaSourceOptions) -> ClientConfig {
     config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
     config.set("isolation.level", "read_committed");
     config.set("statistics.interval.ms", "5000");
+    if options.bounds.is_some() {
+        config.set("enable.partition.eof", "true");
+    }
     if config.get("topic.metadata.refresh.interval.ms").is_none() {
         config.set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS);
     }

@@ -1,5 +1,6 @@
 //! Reading a topic from outside of any group: partition by partition, up to the end that it had at the start.
 
+use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
@@ -8,24 +9,31 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::DlqError;
-use super::progress::Progress;
-use crate::config::Settings;
-use crate::kafka::{ConnectError, Connection, Onlooker, Troubled as _, partition_count};
+use super::{ConnectError, Connection, Onlooker, Troubled as _, partition_count};
 use crate::record::Partition;
 use crate::source::Message;
 use crate::source::kafka::detach;
-use crate::worker::{connection, owned};
+
+/// A topic cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// Kafka cannot be used.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A call to the brokers failed.
+    #[error("{0}: {1}")]
+    Call(&'static str, KafkaError),
+}
 
 /// A partition from its first offset to where it ended at the start, both as a committed reader sees them.
 #[derive(Clone, Debug)]
-pub(super) struct Span {
-    pub(super) partition: Partition,
-    pub(super) offsets: Range<i64>,
+pub(crate) struct Span {
+    pub(crate) partition: Partition,
+    pub(crate) offsets: Range<i64>,
 }
 
 /// A consumer that is assigned what it is to read, and joins no group.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     consumer: BaseConsumer<Onlooker>,
     connection: Connection,
     /// Longest silence of the brokers.
@@ -33,10 +41,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// A reader that can look up what `group` has committed.
-    pub(super) fn new(settings: &Settings, group: &str) -> Result<Self, DlqError> {
-        let connection = connection(settings);
-        let mut config = connection.client(&owned(&settings.kafka.consumer_properties));
+    /// A reader that can look up what `group` has committed. `timeout` is the longest silence of the brokers.
+    pub(crate) fn new(
+        connection: Connection,
+        properties: &BTreeMap<String, String>,
+        group: &str,
+        timeout: Duration,
+    ) -> Result<Self, ReadError> {
+        let mut config = connection.client(properties);
         config.set("group.id", group).set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
         // What retention has deleted meanwhile is skipped.
@@ -44,18 +56,17 @@ impl Reader {
         // A fetch that waits for more holds up the next partition.
         config.set("fetch.wait.max.ms", "10");
         let consumer = config.create_with_context(Onlooker::default()).map_err(|e| ConnectError::config(&e))?;
-        let timeout = Duration::from_millis(settings.worker.startup_timeout_ms);
         Ok(Self { consumer, connection, timeout })
     }
 
     /// Number of partitions of a topic that `setting` names.
-    pub(super) fn partitions(&self, topic: &str, setting: &'static str) -> Result<i32, DlqError> {
+    pub(crate) fn partitions(&self, topic: &str, setting: &'static str) -> Result<i32, ReadError> {
         let deadline = Instant::now() + self.timeout;
         Ok(partition_count(&self.consumer, topic, setting, deadline, |reason| self.unavailable(reason))?)
     }
 
     /// The partitions of a topic as they are now.
-    pub(super) fn spans(&self, topic: &str, setting: &'static str) -> Result<Vec<Span>, DlqError> {
+    pub(crate) fn spans(&self, topic: &str, setting: &'static str) -> Result<Vec<Span>, ReadError> {
         let span = |id| {
             let partition = Partition { topic: topic.into(), id };
             Ok(Span { offsets: self.watermarks(&partition)?, partition })
@@ -63,35 +74,50 @@ impl Reader {
         (0..self.partitions(topic, setting)?).map(span).collect()
     }
 
-    fn watermarks(&self, partition: &Partition) -> Result<Range<i64>, DlqError> {
+    /// First offset and end of a partition now.
+    pub(crate) fn watermarks(&self, partition: &Partition) -> Result<Range<i64>, ReadError> {
         let marks = self.consumer.fetch_watermarks(&partition.topic, partition.id, self.timeout);
         let (low, end) = marks.map_err(|e| self.unavailable(format!("{partition}: {e}")))?;
         Ok(low..end)
     }
 
-    /// What the reader's group has noted of a partition; none if it has noted nothing, or too long ago.
-    pub(super) fn progress(&self, span: &Span) -> Result<Option<Progress>, DlqError> {
+    /// What the reader's group has committed of a partition, with its metadata.
+    pub(crate) fn committed(&self, partition: &Partition) -> Result<Option<(i64, String)>, ReadError> {
         let mut list = TopicPartitionList::new();
-        list.add_partition(&span.partition.topic, span.partition.id);
-        let committed = self.consumer.committed_offsets(list, self.timeout);
-        let committed = committed.map_err(|e| DlqError::kafka("committed_offsets", &e))?;
+        list.add_partition(&partition.topic, partition.id);
+        let failed = |e| ReadError::Call("committed_offsets", e);
+        let committed = self.consumer.committed_offsets(list, self.timeout).map_err(failed)?;
         let elements = committed.elements();
         let Some(element) = elements.first() else { return Ok(None) };
-        element.error().map_err(|e| DlqError::kafka("committed_offsets", &e))?;
-        let Offset::Offset(next) = element.offset() else { return Ok(None) };
-        // Another replay may have gone on since.
-        let end = if next > span.offsets.end { self.watermarks(&span.partition)?.end } else { span.offsets.end };
-        let progress = Progress::decode(next, element.metadata()).ok().filter(|_| next <= end);
-        progress.map(Some).ok_or_else(|| DlqError::Progress(span.partition.clone()))
+        element.error().map_err(failed)?;
+        match element.offset() {
+            Offset::Offset(next) => Ok(Some((next, element.metadata().to_owned()))),
+            _ => Ok(None),
+        }
+    }
+
+    /// The offset of the first record of this time or later; none if there is none.
+    pub(crate) fn at_time(&self, partition: &Partition, ms: i64) -> Result<Option<i64>, ReadError> {
+        let failed = |e| ReadError::Call("offsets_for_times", e);
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&partition.topic, partition.id, Offset::Offset(ms)).map_err(failed)?;
+        let found = self.consumer.offsets_for_times(list, self.timeout).map_err(failed)?;
+        let elements = found.elements();
+        let Some(element) = elements.first() else { return Ok(None) };
+        element.error().map_err(failed)?;
+        match element.offset() {
+            Offset::Offset(offset) => Ok(Some(offset)),
+            _ => Ok(None),
+        }
     }
 
     /// Calls `each` with the messages of a span from the offset `from`.
-    pub(super) fn read(
+    pub(crate) fn read<E: From<ReadError>>(
         &self,
         span: &Span,
         from: i64,
-        mut each: impl FnMut(Message) -> Result<ControlFlow<()>, DlqError>,
-    ) -> Result<(), DlqError> {
+        mut each: impl FnMut(Message) -> Result<ControlFlow<()>, E>,
+    ) -> Result<(), E> {
         if from >= span.offsets.end {
             return Ok(());
         }
@@ -101,32 +127,32 @@ impl Reader {
                 break;
             }
         }
-        self.consumer.unassign().map_err(|e| DlqError::kafka("unassign", &e))
+        Ok(self.consumer.unassign().map_err(|e| ReadError::Call("unassign", e))?)
     }
 
     /// The message at an offset; none if it is gone.
-    pub(super) fn at(&self, partition: &Partition, offset: i64) -> Result<Option<Message>, DlqError> {
+    pub(crate) fn at(&self, partition: &Partition, offset: i64) -> Result<Option<Message>, ReadError> {
         let span = Span { partition: partition.clone(), offsets: self.watermarks(partition)? };
         let mut found = None;
         if span.offsets.contains(&offset) {
             self.read(&span, offset, |message| {
                 found = (message.offset == offset).then_some(message);
-                Ok(ControlFlow::Break(()))
+                Ok::<_, ReadError>(ControlFlow::Break(()))
             })?;
         }
         Ok(found)
     }
 
-    fn assign(&self, partition: &Partition, from: i64) -> Result<(), DlqError> {
+    fn assign(&self, partition: &Partition, from: i64) -> Result<(), ReadError> {
         let mut list = TopicPartitionList::new();
         let assigned = list
             .add_partition_offset(&partition.topic, partition.id, Offset::Offset(from))
             .and_then(|()| self.consumer.assign(&list));
-        assigned.map_err(|e| DlqError::kafka("assign", &e))
+        assigned.map_err(|e| ReadError::Call("assign", e))
     }
 
     /// The next message; none at the end.
-    fn next(&self, partition: &Partition) -> Result<Option<Message>, DlqError> {
+    fn next(&self, partition: &Partition) -> Result<Option<Message>, ReadError> {
         let deadline = Instant::now() + self.timeout;
         while Instant::now() < deadline {
             match self.consumer.poll(Duration::from_millis(100)) {
@@ -143,7 +169,7 @@ impl Reader {
     }
 
     /// The group of this reader, which has no member.
-    pub(super) fn consumer(&self) -> &BaseConsumer<Onlooker> {
+    pub(crate) fn consumer(&self) -> &BaseConsumer<Onlooker> {
         &self.consumer
     }
 
