@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::config;
 
-pub(crate) use self::reader::{ReadError, Reader, Span};
+pub(crate) use self::reader::{ReadError, Reader, Span, onlooker_config};
 pub(crate) use self::trouble::{Onlooker, Trouble, Troubled};
 
 /// The connection to a Kafka cluster.

@@ -30,7 +30,8 @@ impl fmt::Display for Partition {
 pub struct Position {
     /// The partition it was read from.
     pub partition: Partition,
-    /// Its offset there; for files, the line number from 0.
+    /// Its offset there. For files of `vitag tag`, the number of the line, from 0; for those of `vitag backfill`, the
+    /// byte at which the line begins, or the number of the row.
     pub offset: i64,
     /// The assignment of the partition: work of an older one is never committed.
     pub epoch: u64,

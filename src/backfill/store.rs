@@ -3,19 +3,22 @@
 //! What is written appears under its name all at once: on a disk by a rename out of `_vitag/tmp`, in an object store when
 //! its upload is completed.
 
+mod unpublished;
+
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::path::Path as ObjectPath;
-use object_store::{
-    Error, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, parse_url_opts,
-};
+use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, parse_url_opts};
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
+
+use self::unpublished::Target;
+pub(super) use self::unpublished::Unpublished;
 
 /// What a request to an object store reads or writes; the least that S3 takes as a part is 5 MiB.
 const PART_BYTES: usize = 8 << 20;
@@ -212,7 +215,7 @@ impl Folder {
             }
             Store::Remote(..) => Target::Remote { folder: self.clone(), path: path.to_owned(), upload: None },
         };
-        Ok(Unpublished { name: self.display(path), target, part: Vec::new() })
+        Ok(Unpublished::new(self.display(path), target))
     }
 
     /// Removes what killed processes have left unfinished; for a process that has the folder to itself.
@@ -249,91 +252,6 @@ impl Read for Parts {
         let length = into.len().min(self.part.len());
         into[..length].copy_from_slice(&self.part.split_to(length));
         Ok(length)
-    }
-}
-
-/// A file that nobody sees yet; dropped, it is given up.
-pub(super) struct Unpublished {
-    name: String,
-    target: Target,
-    part: Vec<u8>,
-}
-
-enum Target {
-    Disk { file: File, temporary: PathBuf, target: PathBuf },
-    Remote { folder: Folder, path: String, upload: Option<Box<dyn MultipartUpload>> },
-}
-
-impl Unpublished {
-    /// Lets the file appear.
-    pub(super) fn publish(mut self) -> io::Result<()> {
-        self.flush_part()?;
-        let name = std::mem::take(&mut self.name);
-        match &mut self.target {
-            Target::Disk { file, temporary, target } => {
-                let parent = target.parent().unwrap_or(Path::new(""));
-                let published = file.sync_all().and_then(|()| fs::create_dir_all(parent));
-                published.and_then(|()| fs::rename(temporary, target)).map_err(|e| named(&name, &e))
-            }
-            Target::Remote { folder, path, upload } => {
-                let Store::Remote(store, runtime) = &folder.store else { unreachable!("a remote file is in a store") };
-                let done = match upload.take() {
-                    Some(mut upload) => runtime.block_on(upload.complete()),
-                    None => runtime.block_on(store.put(&folder.object(path), PutPayload::new())),
-                };
-                done.map(drop).map_err(|e| remote(&name, e))
-            }
-        }
-    }
-
-    fn flush_part(&mut self) -> io::Result<()> {
-        if self.part.is_empty() {
-            return Ok(());
-        }
-        let part = std::mem::take(&mut self.part);
-        match &mut self.target {
-            Target::Disk { file, .. } => file.write_all(&part).map_err(|e| named(&self.name, &e)),
-            Target::Remote { folder, path, upload } => {
-                let Store::Remote(store, runtime) = &folder.store else { unreachable!("a remote file is in a store") };
-                let sent = runtime.block_on(async {
-                    if upload.is_none() {
-                        *upload = Some(store.put_multipart(&folder.object(path)).await?);
-                    }
-                    let upload = upload.as_mut().expect("it was begun just now");
-                    upload.put_part(PutPayload::from(part)).await
-                });
-                sent.map_err(|e| remote(&self.name, e))
-            }
-        }
-    }
-}
-
-impl Write for Unpublished {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.part.extend_from_slice(bytes);
-        if self.part.len() >= PART_BYTES {
-            self.flush_part()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for Unpublished {
-    fn drop(&mut self) {
-        match &mut self.target {
-            // After a publication it is gone from there.
-            Target::Disk { temporary, .. } => drop(fs::remove_file(temporary)),
-            Target::Remote { folder, upload: Some(upload), .. } => {
-                if let Store::Remote(_, runtime) = &folder.store {
-                    let _ = runtime.block_on(upload.abort());
-                }
-            }
-            Target::Remote { .. } => {}
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::{ConnectError, Connection, Onlooker, Troubled as _, partition_count};
 use crate::record::Partition;
@@ -32,6 +32,21 @@ pub(crate) struct Span {
     pub(crate) offsets: Range<i64>,
 }
 
+/// The configuration of a consumer that joins no group and sees what is committed, with the ends of partitions. `group`
+/// is the one whose offsets it can look up: librdkafka wants its name even where nothing is asked of one.
+pub(crate) fn onlooker_config(
+    connection: &Connection,
+    properties: &BTreeMap<String, String>,
+    group: &str,
+) -> ClientConfig {
+    let mut config = connection.client(properties);
+    config.set("group.id", group).set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
+    config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
+    // What retention has deleted meanwhile is skipped.
+    config.set("auto.offset.reset", "earliest").set("allow.auto.create.topics", "false");
+    config
+}
+
 /// A consumer that is assigned what it is to read, and joins no group.
 pub(crate) struct Reader {
     consumer: BaseConsumer<Onlooker>,
@@ -48,11 +63,7 @@ impl Reader {
         group: &str,
         timeout: Duration,
     ) -> Result<Self, ReadError> {
-        let mut config = connection.client(properties);
-        config.set("group.id", group).set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
-        config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
-        // What retention has deleted meanwhile is skipped.
-        config.set("auto.offset.reset", "earliest");
+        let mut config = onlooker_config(&connection, properties, group);
         // A fetch that waits for more holds up the next partition.
         config.set("fetch.wait.max.ms", "10");
         let consumer = config.create_with_context(Onlooker::default()).map_err(|e| ConnectError::config(&e))?;

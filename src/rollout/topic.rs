@@ -10,7 +10,7 @@ use rdkafka::producer::{BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::config::Settings;
-use crate::kafka::{ConnectError, Onlooker, Troubled as _};
+use crate::kafka::{ConnectError, Onlooker, Troubled as _, onlooker_config};
 use crate::sink::kafka::delivery::{Deliveries, Producer, producer_config};
 use crate::source::Message;
 use crate::source::kafka::detach;
@@ -50,12 +50,8 @@ pub(crate) struct Reader {
 impl Reader {
     /// A reader of `topic`, which need not exist.
     pub(crate) fn open(settings: &Settings, topic: &str) -> Result<Self, ConnectError> {
-        let mut config = connection(settings).client(&owned(&settings.kafka.consumer_properties));
-        // librdkafka wants a name of a group even where nothing is asked of one.
-        config.set("group.id", format!("{}.rollout", settings.kafka.group_id));
-        config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
-        config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
-        config.set("auto.offset.reset", "earliest").set("allow.auto.create.topics", "false");
+        let (properties, group) = (owned(&settings.kafka.consumer_properties), &settings.kafka.group_id);
+        let config = onlooker_config(&connection(settings), &properties, &format!("{group}.rollout"));
         let consumer = config.create_with_context(Onlooker::default()).map_err(|e| ConnectError::config(&e))?;
         Ok(Self { consumer, topic: topic.to_owned(), end: None, is_at_end: false, ask_at: Instant::now() })
     }
