@@ -140,7 +140,7 @@ impl Rollout {
                     let _ = up.try_send(());
                 }
             }
-            agent.reporter.leave();
+            agent.parts.reporter.leave();
             beat.retire();
         };
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {

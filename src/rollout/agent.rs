@@ -71,8 +71,8 @@ enum Work {
     Loading(Desired),
 }
 
-/// The state of one slot.
-pub(super) struct Agent {
+/// The channels and parts that an agent works with.
+pub(super) struct Parts {
     pub(super) control: Control,
     pub(super) serving: Serving,
     pub(super) loader: Loader,
@@ -83,6 +83,11 @@ pub(super) struct Agent {
     pub(super) wanted: admit::Wanted,
     /// Loads the model of the settings, for when the topic says nothing.
     pub(super) default: Box<dyn Fn() -> Result<Loaded, String> + Send>,
+}
+
+/// The state of one slot.
+pub(super) struct Agent {
+    pub(super) parts: Parts,
     /// Number of the work in hand.
     ticket: u64,
     in_force: Option<Desired>,
@@ -94,49 +99,18 @@ pub(super) struct Agent {
     is_caught_up: bool,
 }
 
-/// The channels and parts that an agent is made of.
-pub(super) struct Parts {
-    pub(super) control: Control,
-    pub(super) serving: Serving,
-    pub(super) loader: Loader,
-    pub(super) options: AgentOptions,
-    pub(super) reporter: Reporter,
-    pub(super) orders: Sender<Order>,
-    pub(super) events: Receiver<(u64, Event)>,
-    pub(super) wanted: admit::Wanted,
-    pub(super) default: Box<dyn Fn() -> Result<Loaded, String> + Send>,
-}
-
 impl Agent {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { control, serving, loader, options, reporter, orders, events, wanted, default } = parts;
-        let (in_force, fallback, work, pool, is_caught_up) = (None, None, Work::Idle, Vec::new(), false);
-        Self {
-            control,
-            serving,
-            loader,
-            options,
-            reporter,
-            orders,
-            events,
-            wanted,
-            default,
-            ticket: 0,
-            in_force,
-            fallback,
-            work,
-            pool,
-            watched: None,
-            is_caught_up,
-        }
+        let (in_force, fallback, work, pool) = (None, None, Work::Idle, Vec::new());
+        Self { parts, ticket: 0, in_force, fallback, work, pool, watched: None, is_caught_up: false }
     }
 
     /// One turn of the loop.
     pub(super) fn turn(&mut self) {
-        if let Some(fold) = self.control.poll(TURN) {
+        if let Some(fold) = self.parts.control.poll(TURN) {
             self.follow(fold);
         }
-        while let Ok((ticket, event)) = self.events.try_recv() {
+        while let Ok((ticket, event)) = self.parts.events.try_recv() {
             if ticket == self.ticket {
                 self.advance(event);
             }
@@ -144,12 +118,12 @@ impl Agent {
         self.judge();
         self.make_room();
         self.sweep();
-        self.reporter.tick();
+        self.parts.reporter.tick();
     }
 
     /// Whether a version serves and the topic was read to its end.
     pub(super) fn is_up(&self) -> bool {
-        self.is_caught_up && self.serving.routes().stable.is_some()
+        self.is_caught_up && self.parts.serving.routes().stable.is_some()
     }
 
     fn working_on(&self) -> Option<u64> {
@@ -163,16 +137,16 @@ impl Agent {
     fn follow(&mut self, fold: Fold) {
         self.is_caught_up = true;
         if let Some(refused) = &fold.refused
-            && self.control.is_new(refused)
+            && self.parts.control.is_new(refused)
         {
             tracing::warn!(offset = refused.offset, reason = refused.reason, "a desired state was refused");
-            self.reporter.refused(refused.clone());
+            self.parts.reporter.refused(refused.clone());
         }
         match fold.wanted {
             Wanted::Desired(desired) => self.begin(*desired),
             Wanted::Withdrawn if self.in_force.take().is_some() => self.fall_back("withdrawn: serving model.path"),
             // A topic that is gone takes nothing away.
-            _ if self.serving.routes().stable.is_none() && matches!(self.work, Work::Idle) => {
+            _ if self.parts.serving.routes().stable.is_none() && matches!(self.work, Work::Idle) => {
                 self.fall_back("the control topic says nothing: serving model.path");
             }
             _ => {}
@@ -187,13 +161,13 @@ impl Agent {
         }
         self.in_force = Some(desired.clone());
         self.fallback = desired.previous.clone();
-        self.reporter.hold(false);
+        self.parts.reporter.hold(false);
         self.give_up();
-        if !desired.selects(&self.options.labels) {
+        if !desired.selects(&self.parts.options.labels) {
             return self.leave_out(desired);
         }
         tracing::info!(generation = desired.generation, version = desired.stable.version, "a desired state");
-        self.reporter.state(desired.generation, State::Pending, None);
+        self.parts.reporter.state(desired.generation, State::Pending, None);
         self.fetch(desired);
     }
 
@@ -201,13 +175,13 @@ impl Agent {
     fn give_up(&mut self) {
         self.work = Work::Idle;
         self.ticket += 1;
-        self.wanted.store(self.ticket, Ordering::Relaxed);
+        self.parts.wanted.store(self.ticket, Ordering::Relaxed);
     }
 
     /// A generation for other workers: this one goes on, or begins with what they served before.
     fn leave_out(&mut self, desired: Desired) {
-        if self.serving.routes().stable.is_some() {
-            return self.reporter.note(format!("generation {} is not for these labels", desired.generation));
+        if self.parts.serving.routes().stable.is_some() {
+            return self.parts.reporter.note(format!("generation {} is not for these labels", desired.generation));
         }
         match desired.previous.clone() {
             Some(previous) => self.fetch(alone(&desired, previous)),
@@ -221,16 +195,16 @@ impl Agent {
             self.work = Work::Idle;
             return self.swap(&desired);
         }
-        let patience = desired.deadline_ms.map_or(self.options.deadline, Duration::from_millis);
-        self.reporter.state(desired.generation, State::Fetching, None);
+        let patience = desired.deadline_ms.map_or(self.parts.options.deadline, Duration::from_millis);
+        self.parts.reporter.state(desired.generation, State::Fetching, None);
         // The thread that takes orders lives as long as this one.
-        let _ = self.orders.send(Order::Fetch { ticket: self.ticket, needs, patience });
+        let _ = self.parts.orders.send(Order::Fetch { ticket: self.ticket, needs, patience });
         self.work = Work::Fetching(desired);
     }
 
     /// The versions of a generation that are not in memory with enough sessions.
     fn missing(&self, desired: &Desired) -> Vec<Need> {
-        let lanes = self.loader.lanes();
+        let lanes = self.parts.loader.lanes();
         let mut needs: Vec<Need> = Vec::new();
         let mut need = |target: &Target, sessions: usize| match needs.iter_mut().find(|need| need.target == *target) {
             Some(need) => need.sessions = need.sessions.max(sessions),
@@ -259,10 +233,10 @@ impl Agent {
     fn advance(&mut self, event: Event) {
         let Some(generation) = self.working_on() else { return };
         match event {
-            Event::Waiting(reason) => self.reporter.state(generation, State::Fetching, Some(reason)),
+            Event::Waiting(reason) => self.parts.reporter.state(generation, State::Fetching, Some(reason)),
             Event::Fetched(fetched) => self.fetched(fetched),
-            Event::Verifying => self.reporter.state(generation, State::Verifying, None),
-            Event::Warming => self.reporter.state(generation, State::Warming, None),
+            Event::Verifying => self.parts.reporter.state(generation, State::Verifying, None),
+            Event::Warming => self.parts.reporter.state(generation, State::Warming, None),
             Event::Loaded(loaded) => {
                 let Work::Loading(desired) = std::mem::replace(&mut self.work, Work::Idle) else { return };
                 self.pool.extend(loaded.into_iter().map(|loaded| Pooled { loaded, unused_since: None }));
@@ -275,7 +249,7 @@ impl Agent {
     /// Loads what was fetched if there is memory for it, else does what the settings say.
     fn fetched(&mut self, fetched: Vec<Fetched>) {
         let Work::Fetching(desired) = std::mem::replace(&mut self.work, Work::Idle) else { return };
-        let variant = self.loader.variant();
+        let variant = self.parts.loader.variant();
         let bytes = |one: &Fetched| memory::needed(one.graph_bytes(variant), one.need.sessions);
         let needed: u64 = fetched.iter().map(bytes).sum();
         let is_short = || memory::available().filter(|&available| available < needed);
@@ -283,7 +257,7 @@ impl Agent {
             self.drop_unused();
         }
         let Some(available) = is_short() else { return self.load(desired, fetched) };
-        match self.options.on_low_memory {
+        match self.parts.options.on_low_memory {
             OnLowMemory::Refuse => {
                 let reason = format!(
                     "out of memory: about {needed} bytes are needed and {available} available; give the worker more, \
@@ -293,20 +267,24 @@ impl Agent {
             }
             OnLowMemory::Drain => {
                 tracing::warn!(needed, available, "draining to make room for the new model");
-                self.reporter.state(desired.generation, State::Verifying, Some("draining to make room".to_owned()));
-                let before = self.serving.route(Routes::default()).stable;
+                self.parts.reporter.state(
+                    desired.generation,
+                    State::Verifying,
+                    Some("draining to make room".to_owned()),
+                );
+                let before = self.parts.serving.route(Routes::default()).stable;
                 let of_version =
                     |pooled: &&Pooled| before.as_ref().is_some_and(|v| Arc::ptr_eq(v, &pooled.loaded.version));
                 let target = self.pool.iter().find(of_version).and_then(|pooled| pooled.loaded.target.clone());
                 self.fallback = target.or(self.fallback.take());
-                self.reporter.serves((None, None));
+                self.parts.reporter.serves((None, None));
                 self.work = Work::Draining(desired, fetched);
             }
         }
     }
 
     fn load(&mut self, desired: Desired, fetched: Vec<Fetched>) {
-        let _ = self.orders.send(Order::Load { ticket: self.ticket, fetched });
+        let _ = self.parts.orders.send(Order::Load { ticket: self.ticket, fetched });
         self.work = Work::Loading(desired);
     }
 
@@ -323,7 +301,7 @@ impl Agent {
 
     /// Serves a generation whose models are all in memory: between two records, for those that come from now on.
     fn swap(&mut self, desired: &Desired) {
-        let lanes = self.loader.lanes();
+        let lanes = self.parts.loader.lanes();
         let version = |target: &Target, sessions| self.find(target, sessions).map(|l| l.version.clone());
         let stable = version(&desired.stable, lanes);
         let canary = desired.canary.as_ref().and_then(|canary| {
@@ -333,19 +311,19 @@ impl Agent {
         let shadow = desired.shadow.as_ref();
         let shadow = shadow.and_then(|shadow| Some((version(&shadow.target, 1)?, shadow.sample_percent)));
         // A canary that must agree is compared on what the others serve, as often as there is time for it.
-        let must_agree = self.options.rules.min_agreement > 0.0;
+        let must_agree = self.parts.options.rules.min_agreement > 0.0;
         let aside = canary.as_ref().filter(|_| must_agree).map(|canary| (canary.version.clone(), 100.0));
-        self.reporter.compares(shadow.as_ref().map(|(version, percent)| of_version(version, *percent)));
+        self.parts.reporter.compares(shadow.as_ref().map(|(version, percent)| of_version(version, *percent)));
         let compared = shadow.or(aside).zip(stable.as_deref()).map(|((version, percent), base)| {
-            shadow::compare(version, base, percent, self.options.shadow_max_load, self.reporter.metrics())
+            shadow::compare(version, base, percent, self.parts.options.shadow_max_load, self.parts.reporter.metrics())
         });
         let (compare, findings) = compared.unzip();
         let routes = Routes { stable, canary, compare };
-        self.reporter.serves(served(&routes));
-        let before = self.serving.route(routes.clone());
+        self.parts.reporter.serves(served(&routes));
+        let before = self.parts.serving.route(routes.clone());
         self.watch(desired.generation, &routes, &before, findings);
         drop((routes, before));
-        self.reporter.swapped(desired.generation, desired.reason.clone());
+        self.parts.reporter.swapped(desired.generation, desired.reason.clone());
         tracing::info!(generation = desired.generation, version = desired.stable.version, "serving");
         self.mark_unused();
     }
@@ -361,12 +339,12 @@ impl Agent {
                 let named = self.in_force.as_ref().and_then(|desired| desired.previous.clone());
                 let target = self.pooled(sha256, 1).and_then(|loaded| loaded.target.clone()).or(named);
                 let target = target.filter(|target| target.sha256 == *sha256);
-                let until = Instant::now() + self.options.rules.window;
+                let until = Instant::now() + self.parts.options.rules.window;
                 (new, Baseline::Past(old.tally().counts()), Some(until), target)
             }
             _ => return self.watched = None,
         };
-        let watch = Watch::new(self.options.rules.clone());
+        let watch = Watch::new(self.parts.options.rules.clone());
         let candidate = Arc::downgrade(candidate);
         self.watched = Some(Watched { watch, generation, candidate, baseline, findings, until, before });
     }
@@ -394,7 +372,7 @@ impl Agent {
         let (Some(watched), Some(current)) = (self.watched.take(), self.in_force.clone()) else { return };
         let Breach { rule, found, accepted, records } = *breach;
         tracing::error!(rule, found, accepted, records, generation = watched.generation, "taking a version back");
-        self.reporter.rolled_back(Rollback {
+        self.parts.reporter.rolled_back(Rollback {
             generation: watched.generation,
             rule: rule.to_owned(),
             found,
@@ -402,9 +380,9 @@ impl Agent {
             records,
             time: now(),
         });
-        let stable = self.serving.routes().stable.filter(|_| current.canary.is_some());
+        let stable = self.parts.serving.routes().stable.filter(|_| current.canary.is_some());
         let before = watched.before.as_ref();
-        let stable = stable.or_else(|| Some(self.find(before?, self.loader.lanes())?.version.clone()));
+        let stable = stable.or_else(|| Some(self.find(before?, self.parts.loader.lanes())?.version.clone()));
         match stable {
             Some(stable) => self.route(Routes::to(stable)),
             None if before.is_none() => self.serve_default(),
@@ -416,14 +394,14 @@ impl Agent {
             // Others cannot know the model of this worker's settings.
             (None, None) => return,
         };
-        let instance = self.reporter.instance();
+        let instance = self.parts.reporter.instance();
         let reason = format!("taken back by {instance}: {rule} found {found:.4}, accepts {accepted}");
-        self.reporter.propose(&Desired { generation: next.generation + 1, reason: Some(reason), ..next });
+        self.parts.reporter.propose(&Desired { generation: next.generation + 1, reason: Some(reason), ..next });
     }
 
     fn route(&mut self, routes: Routes) {
-        self.reporter.serves(served(&routes));
-        drop(self.serving.route(routes));
+        self.parts.reporter.serves(served(&routes));
+        drop(self.parts.serving.route(routes));
         self.mark_unused();
     }
 
@@ -431,12 +409,12 @@ impl Agent {
     fn failed(&mut self, generation: u64, reason: String) {
         tracing::error!(generation, reason, "a rollout failed");
         self.work = Work::Idle;
-        self.reporter.failed(generation, reason);
-        if self.serving.routes().stable.is_some() {
+        self.parts.reporter.failed(generation, reason);
+        if self.parts.serving.routes().stable.is_some() {
             return;
         }
         // Without a word about the state: that stays `failed`.
-        self.reporter.hold(true);
+        self.parts.reporter.hold(true);
         match (self.in_force.clone(), self.fallback.take()) {
             (Some(desired), Some(before)) if before.sha256 != desired.stable.sha256 => {
                 self.fetch(alone(&desired, before));
@@ -447,23 +425,23 @@ impl Agent {
 
     /// Serves the model of the settings.
     fn fall_back(&mut self, reason: &str) {
-        self.reporter.hold(false);
+        self.parts.reporter.hold(false);
         self.give_up();
         self.serve_default();
-        if self.serving.routes().stable.is_some() {
-            self.reporter.state(0, State::Ready, Some(reason.to_owned()));
+        if self.parts.serving.routes().stable.is_some() {
+            self.parts.reporter.state(0, State::Ready, Some(reason.to_owned()));
         }
     }
 
     fn serve_default(&mut self) {
-        let loaded = match (self.default)() {
+        let loaded = match (self.parts.default)() {
             Ok(loaded) => loaded,
             Err(reason) => {
                 tracing::error!(reason, "there is nothing to serve");
-                return self.reporter.failed(0, reason);
+                return self.parts.reporter.failed(0, reason);
             }
         };
-        let version = match self.pooled(&loaded.version.model().dir.sha256, self.loader.lanes()) {
+        let version = match self.pooled(&loaded.version.model().dir.sha256, self.parts.loader.lanes()) {
             Some(pooled) => pooled.version.clone(),
             None => {
                 self.pool.push(Pooled { loaded: loaded.clone(), unused_since: None });
@@ -474,7 +452,7 @@ impl Agent {
     }
 
     fn mark_unused(&mut self) {
-        let routes = self.serving.routes();
+        let routes = self.parts.serving.routes();
         let is_used = |version: &Arc<Version>| {
             let canary = routes.canary.as_ref().map(|canary| &canary.version);
             routes.stable.iter().chain(canary).any(|used| Arc::ptr_eq(used, version))
@@ -487,7 +465,7 @@ impl Agent {
 
     /// Frees models that have been kept long enough, when nothing of theirs is under way any more.
     fn sweep(&mut self) {
-        let keep = self.options.keep_previous;
+        let keep = self.parts.options.keep_previous;
         self.free(|since| since.elapsed() >= keep);
     }
 

@@ -1,34 +1,31 @@
-//! Records from Kafka: the thread that polls, and what happens when partitions come and go.
+//! Records from Kafka: the thread that polls.
 
 use std::collections::{BTreeMap, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::{ClientConfig, Statistics, TopicPartitionList};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{ClientConfig, TopicPartitionList};
 
 use crate::admin::Beat;
-use crate::kafka::{ConnectError, Connection, Trouble, Troubled, partition_count};
-use crate::record::{Header, Partition};
-use crate::source::{Intake, IntakeOptions, Message, Source, SourceError, StopSignal, Stopped};
+use crate::kafka::{ConnectError, Connection, partition_count};
+use crate::record::Partition;
+use crate::source::{Intake, IntakeOptions, Source, SourceError, StopSignal, Stopped};
 use crate::telemetry::{InputMetrics, Metrics};
 
 mod bounds;
 mod gaps;
 mod lag;
+mod message;
+mod rebalance;
 
 pub use self::bounds::{Bounds, Choice, End};
+pub(crate) use self::message::detach;
+pub use self::rebalance::{Consumer, Rebalancer};
 use bounds::Course;
 use gaps::LookOut;
-use lag::Standing;
-
-/// A consumer whose rebalances reach the pipeline.
-pub type Consumer = BaseConsumer<Rebalancer>;
 
 /// What the source needs to know.
 #[derive(Clone)]
@@ -51,78 +48,6 @@ pub struct KafkaSourceOptions {
     pub properties: BTreeMap<String, String>,
     /// The part to read, of a job that has an end.
     pub bounds: Option<Bounds>,
-}
-
-/// Makes rebalances known to the intake; called by librdkafka within `poll`.
-pub struct Rebalancer {
-    intake: Mutex<Option<Intake>>,
-    drain_timeout: Duration,
-    trouble: Trouble,
-}
-
-impl Troubled for Rebalancer {
-    fn trouble(&self) -> &Trouble {
-        &self.trouble
-    }
-}
-
-impl Rebalancer {
-    fn intake(&self) -> MutexGuard<'_, Option<Intake>> {
-        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ClientContext for Rebalancer {
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.trouble.note(&error, reason);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        let intake = self.intake();
-        let Some(intake) = intake.as_ref() else { return };
-        for (topic, of_topic) in statistics.topics {
-            for (id, of_partition) in of_topic.partitions {
-                let partition = Partition { topic: topic.as_str().into(), id };
-                let Some(admitted) = intake.partitions.get(&partition) else { continue };
-                let standing = Standing::from(&of_partition);
-                if let Some(lag) = standing.lag(admitted.gauge.records(), admitted.paused) {
-                    admitted.watch.set_lag(lag);
-                }
-            }
-        }
-    }
-}
-
-impl ConsumerContext for Rebalancer {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        fail::fail_point!("rebalance");
-        let mut intake = self.intake();
-        let Some(intake) = intake.as_mut() else { return };
-        match rebalance {
-            Rebalance::Assign(list) => partitions_of(list).into_iter().for_each(|partition| {
-                tracing::info!(%partition, "partition assigned");
-                intake.assign(partition);
-            }),
-            Rebalance::Revoke(list) => {
-                let partitions = partitions_of(list);
-                // Lost partitions have a new owner already: there is nothing left to finish.
-                if !consumer.assignment_lost() {
-                    let answer = intake.drain(&partitions, self.drain_timeout);
-                    let complete = answer.recv_timeout(self.drain_timeout + Duration::from_secs(1)).unwrap_or(false);
-                    tracing::info!(?partitions, complete, "partitions revoked");
-                } else {
-                    tracing::warn!(?partitions, "partitions lost: their work in flight is dropped");
-                }
-                intake.release(&partitions);
-            }
-            Rebalance::Error(error) => tracing::error!(%error, "rebalance failed"),
-        }
-    }
-}
-
-fn partitions_of(list: &TopicPartitionList) -> Vec<Partition> {
-    let elements = list.elements();
-    elements.iter().map(|element| Partition { topic: element.topic().into(), id: element.partition() }).collect()
 }
 
 /// A source of Kafka topics.
@@ -155,8 +80,7 @@ impl KafkaSource {
     /// # Errors
     /// When no broker answers in time, a topic is missing, or librdkafka refuses a setting.
     pub fn connect(options: KafkaSourceOptions, metrics: &Metrics, beat: Beat) -> Result<Self, ConnectError> {
-        let context =
-            Rebalancer { intake: Mutex::new(None), drain_timeout: options.drain_timeout, trouble: Trouble::default() };
+        let context = Rebalancer::new(options.drain_timeout);
         let consumer: Consumer =
             client_config(&options).create_with_context(context).map_err(|e| ConnectError::config(&e))?;
         wait_for_topics(&consumer, &options)?;
@@ -406,32 +330,4 @@ fn check(consumer: &Consumer, error: &KafkaError) -> Result<(), SourceError> {
     }
     tracing::warn!(%error, "consumer error");
     Ok(())
-}
-
-/// Copies a message out of librdkafka's buffer, which would otherwise live as long as it.
-pub(crate) fn detach(message: &BorrowedMessage<'_>) -> Message {
-    Message {
-        offset: message.offset(),
-        key: message.key().map(Bytes::copy_from_slice),
-        value: message.payload().map(Bytes::copy_from_slice),
-        headers: headers(message),
-        timestamp_ms: message.timestamp().to_millis().filter(|&ms| ms >= 0),
-    }
-}
-
-/// The headers. rdkafka panics on a key that is not UTF-8, which Kafka does not allow but cannot prevent: such a
-/// header is left out rather than stopping the stream.
-fn headers(message: &BorrowedMessage<'_>) -> Vec<Header> {
-    let Some(headers) = message.headers() else { return Vec::new() };
-    let read = |index| {
-        let header = headers.get(index);
-        (header.key.to_owned(), header.value.map(Bytes::copy_from_slice))
-    };
-    let readable = (0..headers.count()).filter_map(|index| catch_unwind(AssertUnwindSafe(|| read(index))).ok());
-    let readable: Vec<Header> = readable.collect();
-    if readable.len() < headers.count() {
-        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-        tracing::warn!(topic, partition, offset, "a header whose key is not UTF-8 was left out");
-    }
-    readable
 }
