@@ -89,7 +89,7 @@ rollouts: ## Rolls two models out in turn, ROLLOUTS times, to three workers unde
 
 backfill: ## Backfills RECORDS of a growing topic under kills, and the lines of TEXT to Parquet and back
 	$(SETUP) build runtime broker
-	BACKFILL_RECORDS=$(RECORDS) $(CARGO) test --release --features failpoints --test backfill -- --nocapture again_and_again
+	BACKFILL_RECORDS=$(RECORDS) $(CARGO) test --release --features failpoints --test backfill -- --nocapture --test-threads 1 again_and_again two_processes_do
 	BACKFILL_TEXT=$(abspath $(TEXT)) $(CARGO) test --release --features failpoints --test backfill_files -- --nocapture to_parquet_and_back
 
 formats: ## Reads what `vitag convert` writes with the tools that it is for

@@ -6,6 +6,7 @@ mod cli;
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -282,6 +283,33 @@ fn a_disk_that_is_full_leaves_no_half_output() {
     assert_eq!(lake.outputs().len(), 0);
     assert_eq!(summary(&lake.backfill(&["in/a.jsonl"], &["--set", "commit.records=20"]))["records"], 400);
     assert_eq!(ids(&lake.outputs()), (0..400).collect::<Vec<u64>>());
+}
+
+#[test]
+fn where_nothing_may_be_written_a_job_says_so_and_does_nothing() {
+    let lake = Lake::new();
+    lake.write("in/a.jsonl", jsonl(0..3));
+    let out = lake.path("out/x").parent().unwrap().to_owned();
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o555)).unwrap();
+    let command = lake.command(&["in/a.jsonl"], &[]);
+    // Whoever is root may do everything, unless without the capabilities.
+    let mut lowered = std::process::Command::new("bash");
+    let lower = r#"test "$(id -u)" = 0 && exec setpriv --bounding-set=-all "$@"; exec "$@""#;
+    lowered.args(["-c", lower, "bash"]).arg(command.get_program()).args(command.get_args());
+    feed(lowered.current_dir(env!("CARGO_MANIFEST_DIR")), "").refused(1, &["_vitag", "Permission denied"]);
+    assert_eq!(lake.state(), []);
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(summary(&lake.backfill(&["in/a.jsonl"], &[]))["records"], 3);
+}
+
+#[test]
+fn a_rate_is_not_exceeded() {
+    let lake = Lake::new();
+    lake.write("in/a.jsonl", jsonl(0..100));
+    let started = std::time::Instant::now();
+    assert_eq!(summary(&lake.backfill(&["in/*"], &["--rate", "30"]))["records"], 100);
+    // What could have been read within a second may be made up for.
+    assert!(started.elapsed().as_secs_f64() > 99.0 / 30.0 - 1.0, "{:?}", started.elapsed());
 }
 
 #[test]

@@ -33,10 +33,10 @@ pub fn give_way(settings: &Settings, live: &Live, rest: &AtomicBool, over: &Rece
     let timeout = Duration::from_millis(settings.worker.startup_timeout_ms);
     let properties = owned(&settings.kafka.consumer_properties);
     let reader = Reader::new(connection(settings), &properties, &live.group, timeout)?;
-    rests(live, rest, lag(&reader, live)?);
+    let mut rested = rests(live, rest, lag(&reader, live)?, None);
     while over.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
         match lag(&reader, live) {
-            Ok(lag) => rests(live, rest, lag),
+            Ok(lag) => rested = rests(live, rest, lag, Some(rested)),
             Err(error) => {
                 tracing::warn!(%error, group = live.group, "the lag cannot be looked up");
                 rest.store(true, Ordering::Relaxed);
@@ -46,13 +46,17 @@ pub fn give_way(settings: &Settings, live: &Live, rest: &AtomicBool, over: &Rece
     Ok(())
 }
 
-fn rests(live: &Live, rest: &AtomicBool, lag: u64) {
-    let rested = rest.load(Ordering::Relaxed);
-    let rests = lag > live.max_lag || rested && lag > live.max_lag / 2;
-    if rests != rested {
-        tracing::info!(group = live.group, lag, "{}", if rests { "resting" } else { "going on" });
-        rest.store(rests, Ordering::Relaxed);
+/// Whether the job rests from now on, told where that is new.
+fn rests(live: &Live, rest: &AtomicBool, lag: u64, before: Option<bool>) -> bool {
+    let rests = lag > live.max_lag || before == Some(true) && lag > live.max_lag / 2;
+    match before {
+        _ if before == Some(rests) => {}
+        // The job does nothing now: nobody should have to ask why.
+        _ if rests => tracing::warn!(group = live.group, lag, "resting while the group lags"),
+        _ => tracing::info!(group = live.group, lag, "going on"),
     }
+    rest.store(rests, Ordering::Relaxed);
+    rests
 }
 
 /// Offsets between where the group stands and the ends of its partitions, markers of transactions included. Where it

@@ -271,3 +271,6 @@ fn remote(name: &str, error: Error) -> io::Error {
 fn invalid(name: &str, error: &dyn std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("{name}: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -433,6 +433,20 @@ impl Broker {
     }
 
     /// All records, those of open and aborted transactions too.
+    /// Calls `each` with all that a topic holds, of which there may be much.
+    pub(crate) fn each_committed(&self, topic: &str, mut each: impl FnMut(Received)) {
+        let (consumer, partitions) = self.at_beginning(topic, "read_committed");
+        let mut ended = BTreeSet::new();
+        while ended.len() < partitions {
+            match consumer.poll(REQUEST) {
+                Some(Ok(message)) => each(Received::from(&message)),
+                Some(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),
+                Some(Err(error)) => panic!("{topic} cannot be read: {error}"),
+                None => panic!("{topic}: nothing within {REQUEST:?}"),
+            }
+        }
+    }
+
     pub(crate) fn read_uncommitted_to_end(&self, topic: &str) -> Vec<Received> {
         self.read(topic, "read_uncommitted", REQUEST, |_, at_end| at_end)
     }
@@ -445,17 +459,11 @@ impl Broker {
         timeout: Duration,
         done: impl Fn(&[Received], bool) -> bool,
     ) -> Vec<Received> {
-        let mut config = self.client();
-        config.set("group.id", "unused").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
-        let consumer: BaseConsumer = config.set("isolation.level", isolation).create().expect("a consumer");
-        let mut partitions = all_partitions(&consumer, topic);
-        partitions.set_all_offsets(Offset::Beginning).expect("offsets are set");
-        consumer.assign(&partitions).expect("partitions are assigned");
-
+        let (consumer, partitions) = self.at_beginning(topic, isolation);
         let deadline = Instant::now() + timeout;
         let mut records = Vec::new();
         let mut ended = BTreeSet::new();
-        while !done(&records, ended.len() == partitions.count()) {
+        while !done(&records, ended.len() == partitions) {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "{topic}: {} records within {timeout:?}: {records:#?}", records.len());
             match consumer.poll(left) {
@@ -466,6 +474,17 @@ impl Broker {
             }
         }
         records
+    }
+
+    /// A consumer at the beginning of all partitions of a topic, and how many there are.
+    fn at_beginning(&self, topic: &str, isolation: &str) -> (BaseConsumer, usize) {
+        let mut config = self.client();
+        config.set("group.id", "unused").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+        let consumer: BaseConsumer = config.set("isolation.level", isolation).create().expect("a consumer");
+        let mut partitions = all_partitions(&consumer, topic);
+        partitions.set_all_offsets(Offset::Beginning).expect("offsets are set");
+        consumer.assign(&partitions).expect("partitions are assigned");
+        (consumer, partitions.count())
     }
 }
 

@@ -1,122 +1,12 @@
-//! Jobs over a part of a topic, on a real broker: exactly the range, each record once, whoever dies on the way.
-#![cfg(feature = "worker")]
-
-#[path = "common/cli.rs"]
-mod cli;
-mod common;
+//! Which records are in a range.
 
 use std::collections::BTreeSet;
-use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use cli::{Ended, feed, vitag};
-use common::broker::{Broker, End, Message};
-use common::worker::{Finally, SOON, Stream, id, wait_until};
 use serde_json::{Value, json};
 
-/// Records of the long tests: `make backfill` asks for a million.
-fn records() -> u32 {
-    std::env::var("BACKFILL_RECORDS").map_or(400, |records| records.parse().expect("a number"))
-}
-
-/// The command of a process of the job `june`.
-fn command(stream: &Stream<'_>, instance: &str, more: &[&str]) -> std::process::Command {
-    let quick = [
-        "kafka.session_timeout_ms=6000",
-        "kafka.consumer_properties.heartbeat.interval.ms=500",
-        "kafka.transaction_timeout_ms=10000",
-        "commit.interval_ms=50",
-        "lanes.count=1",
-        "telemetry.log_level=info",
-    ];
-    let own = stream.settings(instance).into_iter().chain(quick.map(str::to_owned));
-    let sets = own.flat_map(|setting| ["--set".to_owned(), setting]);
-    let arguments = ["backfill", "--job", "june", "--json"].into_iter().chain(more.iter().copied());
-    vitag(arguments.map(str::to_owned).chain(sets))
-}
-
-/// Runs a process of the job to its end.
-fn backfill(stream: &Stream<'_>, more: &[&str]) -> Ended {
-    feed(&mut command(stream, "a", more), "")
-}
-
-/// The summary of a run that must have gone well.
-#[track_caller]
-fn summary(ended: &Ended) -> Value {
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    serde_json::from_str(&ended.stdout).unwrap()
-}
-
-/// A process that may be killed.
-fn start(stream: &Stream<'_>, instance: &str, more: &[&str]) -> Child {
-    let mut command = command(stream, instance, more);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-fn end(child: Child) -> Ended {
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
-
-fn document(id: u32) -> Message {
-    Message::new(json!({ "id": id, "text": format!("Số {id} ở Huế.") }).to_string())
-}
-
-fn ids(stream: &Stream<'_>) -> Vec<u32> {
-    let mut ids: Vec<u32> = stream.broker.read_committed_to_end(&stream.output).iter().map(id).collect();
-    ids.sort_unstable();
-    ids
-}
-
-#[test]
-fn a_job_that_is_killed_again_and_again_tags_its_range_once_while_the_topic_grows() {
-    let (stream, records) = (Stream::new(Broker::shared(), 4), records());
-    stream.feed(0..records);
-    let over = AtomicBool::new(false);
-    let small = ["--set", "batch.max_sequences=4", "--set", "commit.records=20"];
-    let arguments: &[&str] = if records < 1_000 { &small } else { &[] };
-    let ended = std::thread::scope(|scope| {
-        let _over = Finally(|| over.store(true, Ordering::Relaxed));
-        for round in 0..5 {
-            let mut child = start(&stream, "a", arguments);
-            let enough = records as usize / 20 * (round + 1);
-            wait_until_or_ended(&mut child, || published(&stream) >= enough);
-            if round == 0 {
-                scope.spawn(|| {
-                    for id in (10_000_000..).step_by(10).take_while(|_| !over.load(Ordering::Relaxed)) {
-                        stream.feed(id..id + 10);
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                });
-            }
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-        backfill(&stream, arguments)
-    });
-    let told = summary(&ended);
-    assert_eq!(told["state"], "finished");
-    eprintln!("the last of 6 runs: {told}");
-    stream.assert_exactly_once(records);
-    let again = summary(&backfill(&stream, arguments));
-    assert_eq!((&again["state"], &again["records"]), (&json!("finished_before"), &json!(0)));
-    stream.assert_exactly_once(records);
-}
-
-/// Records that the output holds, committed or not, and markers: no more than a measure of progress.
-fn published(stream: &Stream<'_>) -> usize {
-    (0..stream.partitions).map(|partition| stream.broker.high_watermark(&stream.output, partition) as usize).sum()
-}
-
-/// Waits for a condition as long as the process runs.
-fn wait_until_or_ended(child: &mut Child, mut condition: impl FnMut() -> bool) {
-    while !condition() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended too soon");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use super::common::broker::{Broker, End, Message};
+use super::common::worker::{SOON, Stream, wait_until};
+use super::{backfill, document, ids, summary};
 
 #[test]
 fn a_range_ends_in_what_nobody_reads_and_in_empty_partitions() {
@@ -159,22 +49,6 @@ fn times_bound_a_range_at_the_first_record_of_each_partition_that_is_not_older()
     let range = ["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-01T00:01:00Z"];
     assert_eq!(summary(&backfill(&stream, &range))["records"], 2);
     assert_eq!(ids(&stream), [0, 1]);
-}
-
-#[test]
-fn two_processes_share_a_job_and_one_does_it_all_when_the_other_dies() {
-    let stream = Stream::new(Broker::shared(), 4);
-    stream.feed(0..400);
-    let small = ["--set", "batch.max_sequences=2"];
-    let (first, second, mut third) =
-        (start(&stream, "a", &small), start(&stream, "b", &small), start(&stream, "c", &small));
-    stream.outputs(20);
-    third.kill().unwrap();
-    third.wait().unwrap();
-    for process in [first, second] {
-        assert_eq!(summary(&end(process))["state"], "finished");
-    }
-    stream.assert_exactly_once(400);
 }
 
 #[test]
