@@ -92,13 +92,14 @@ backfill: ## Backfills RECORDS of a growing topic under kills, and the lines of 
 	BACKFILL_RECORDS=$(RECORDS) $(CARGO) test --release --features failpoints --test backfill -- --nocapture --test-threads 1 again_and_again two_processes_do
 	BACKFILL_TEXT=$(abspath $(TEXT)) $(CARGO) test --release --features failpoints --test backfill_files -- --nocapture to_parquet_and_back
 
-formats: ## Reads what `vitag convert` writes with the tools that it is for
+formats: ## Reads what `vitag convert` writes with the tools that it is for, and backfills against a server of S3
 	$(SETUP) build runtime
 	$(CARGO) build
 	python3 -m venv $(VITAG_CACHE)/formats
 	$(VITAG_CACHE)/formats/bin/pip install --quiet -r tests/formats/requirements.txt
 	target/debug/vitag tag tests/formats/documents.jsonl > target/annotations.jsonl
 	$(VITAG_CACHE)/formats/bin/python tests/formats/check.py target/debug/vitag target/annotations.jsonl
+	$(VITAG_CACHE)/formats/bin/python tests/formats/s3.py target/debug/vitag
 
 models: ## Trains the bundled model anew, from the corpora in DATA
 	@test -d "$(DATA)" || { echo "usage: make models DATA=FOLDER [TOKENIZER=FILE] [RUN=FOLDER]" >&2; exit 2; }
