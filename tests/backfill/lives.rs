@@ -47,7 +47,8 @@ fn a_job_that_is_killed_again_and_again_tags_its_range_once_while_the_topic_grow
     let (stream, records) = (Stream::new(Broker::shared(), 4), records());
     feed_short(&stream, 0..records);
     let (over, started) = (AtomicBool::new(false), Instant::now());
-    let small = ["--set", "batch.max_sequences=4", "--set", "commit.records=20"];
+    // Slow enough that no run comes to the end before it is killed.
+    let small = ["--set", "batch.max_sequences=4", "--set", "commit.records=20", "--rate", "40"];
     let arguments: &[&str] = if records < 1_000 { &small } else { &[] };
     let ended = std::thread::scope(|scope| {
         let _over = Finally(|| over.store(true, Ordering::Relaxed));
