@@ -212,10 +212,13 @@ pub fn model_path(settings: &Settings, model: &str) -> PathBuf {
     }
 }
 
-/// The identity of the model of the settings, which is not loaded.
+/// The identity of the models of the settings, which are not loaded.
 fn model_identity(settings: &Settings) -> Result<String, BackfillError> {
-    let path = &settings.model.path;
-    let refused = |source| WorkerError::Model { path: path.display().to_string(), source };
-    let dir = ModelDir::open(path).map_err(|e| refused(e.into()))?;
-    Ok(format!("{}-{}", dir.sha256, settings.model.variant))
+    let of_slot = |settings: &Settings| {
+        let path = &settings.model.path;
+        let refused = |source| WorkerError::Model { path: path.display().to_string(), source };
+        let dir = ModelDir::open(path).map_err(|e| refused(e.into()))?;
+        Ok(format!("{}-{}", dir.sha256, settings.model.variant))
+    };
+    Ok(settings.slots().iter().map(of_slot).collect::<Result<Vec<_>, BackfillError>>()?.join(" "))
 }

@@ -347,7 +347,7 @@ fn run(arguments: SettingsArgs) -> Result<(), Failure> {
 fn run_tag(arguments: TagArgs) -> Result<(), Failure> {
     let mut settings = arguments.settings.load()?;
     if let Some(model) = arguments.model {
-        settings.model.path = model;
+        settings.model.serve_only(model);
     }
     quiet_logs(&settings)?;
     let form = match arguments.format {

@@ -26,6 +26,7 @@ mod sections;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,17 @@ impl Settings {
     /// Every setting that is missing.
     pub fn validate_read(&self) -> Result<(), ConfigError> {
         ConfigError::from_problems(self.read_problems())
+    }
+
+    /// The settings of each slot: `rollout.slot` names it, and `model.path` is the model of its own.
+    pub fn slots(&self) -> Vec<Self> {
+        let of_slot = |(name, path): (&String, &PathBuf)| {
+            let mut settings = self.clone();
+            settings.model.slots.clear();
+            (settings.rollout.slot, settings.model.path) = (name.clone(), path.clone());
+            settings
+        };
+        if self.model.slots.is_empty() { vec![self.clone()] } else { self.model.slots.iter().map(of_slot).collect() }
     }
 
     /// Where the value of a key came from (`batch.max_tokens`); `None` for a default.

@@ -156,6 +156,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::encode::{ModelInfo, OffsetUnit, SCHEMA_VERSION, Source};
+    use crate::manifest::Task;
 
     fn annotation() -> Annotation {
         let text = "Bác  sĩ Hoa,\nở Huế.";
@@ -185,13 +186,14 @@ mod tests {
             schema_version: SCHEMA_VERSION,
             id: Some("a".into()),
             source: Source { topic: "in".into(), partition: 0, offset: 0, timestamp: None },
-            model: ModelInfo {
+            models: vec![ModelInfo {
                 slot: "default".into(),
+                tasks: vec![Task::Pos, Task::Ner],
                 name: "m".into(),
                 version: "1".into(),
                 sha256: "0".into(),
                 variant: "f32".into(),
-            },
+            }],
             text: text.into(),
             offset_unit: OffsetUnit::CodePoint,
             truncated: false,

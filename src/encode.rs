@@ -12,7 +12,6 @@ use crate::infer::Logits;
 use crate::manifest::Task;
 use crate::record::{Code, Position, Reject, Stage};
 use crate::registry::Model;
-use crate::serving::DEFAULT_SLOT;
 use crate::tags::{Labels, Span, stitch};
 use crate::tokenize::Tokens;
 
@@ -30,8 +29,8 @@ pub struct Annotation {
     pub id: Option<Value>,
     /// Where the input stood.
     pub source: Source,
-    /// What tagged it.
-    pub model: ModelInfo,
+    /// What tagged it, a model for each slot of the worker.
+    pub models: Vec<ModelInfo>,
     /// The text, as it came; the offsets refer to it.
     pub text: String,
     /// What the offsets count.
@@ -61,13 +60,14 @@ pub struct Source {
     pub timestamp: Option<i64>,
 }
 
-/// What tagged a text.
+/// A model that tagged a text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelInfo {
-    /// The slot that it serves; `default` in annotations that name none.
-    #[serde(default = "default_slot")]
+    /// The slot that it serves.
     pub slot: String,
+    /// What of the annotation comes from it: `pos` is the words, with or without parts of speech, `ner` the entities.
+    pub tasks: Vec<Task>,
     /// Name of the model.
     pub name: String,
     /// Its version.
@@ -76,10 +76,6 @@ pub struct ModelInfo {
     pub sha256: String,
     /// Which of its graphs ran.
     pub variant: String,
-}
-
-fn default_slot() -> String {
-    DEFAULT_SLOT.to_owned()
 }
 
 /// What offsets count.
@@ -206,13 +202,14 @@ pub fn annotate(
             offset: position.offset,
             timestamp,
         },
-        model: ModelInfo {
+        models: vec![ModelInfo {
             slot: slot.to_owned(),
+            tasks: model.tasks().collect(),
             name: manifest.name.clone(),
             version: manifest.version.clone(),
             sha256: model.dir.sha256.clone(),
             variant: model.variant.to_string(),
-        },
+        }],
         text: text.to_owned(),
         offset_unit,
         truncated: document.truncated,
@@ -249,6 +246,29 @@ pub fn annotate(
             })
             .collect(),
     }
+}
+
+/// Makes one annotation of what the models of several slots say of a document: words from the one that tells parts of
+/// speech, entities from the one that finds them. Nothing comes of nothing.
+pub fn join(parts: Vec<Annotation>) -> Option<Annotation> {
+    let mut parts = parts.into_iter();
+    let mut joined = parts.next()?;
+    for part in parts {
+        let tells = |task| part.models.iter().any(|model| model.tasks.contains(&task));
+        if tells(Task::Ner) {
+            joined.entities = part.entities;
+        }
+        if tells(Task::Pos) {
+            joined.tokens = part.tokens;
+        }
+        joined.models.extend(part.models);
+    }
+    let Annotation { tokens, entities, .. } = &mut joined;
+    for entity in entities {
+        entity.token_start = tokens.partition_point(|token| token.end <= entity.start);
+        entity.token_end = tokens.partition_point(|token| token.start < entity.end);
+    }
+    Some(joined)
 }
 
 /// The spans that the model's head for `task` finds, if it has one.

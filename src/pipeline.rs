@@ -15,10 +15,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use crate::batch::BatchOptions;
 use crate::commit::{Assignments, Command, CommitError, CommitOptions, Committer, Report};
 use crate::decode::{DecodeOptions, Document, decode};
-use crate::encode::{Annotation, EncodeOptions, annotate, encode};
+use crate::encode::{Annotation, EncodeOptions, annotate, encode, join};
 use crate::infer::Logits;
 use crate::record::{Code, Growth, Position, Record, Reject, Stage};
-use crate::serving::{Sample, Serving, Version, place};
+use crate::serving::{Sample, Serving, Slot, Version, place};
 use crate::sink::{Conclusion, Outcome, Sink, SinkError};
 use crate::source::{Intake, OUTPUT_COPIES, Source, StopSignal, Ways};
 use crate::telemetry::{Metrics, RecordSpan, RecordTracer};
@@ -79,30 +79,65 @@ struct Request {
     /// Taken by the encoder, for the end of the way.
     span: Mutex<RecordSpan>,
     document: Document,
+    /// By slot.
+    readings: Vec<Reading>,
+    /// Windows without an answer.
+    missing: AtomicUsize,
+}
+
+/// A document as one model reads it.
+struct Reading {
     /// What tags it, from here to the end of its way.
     version: Arc<Version>,
     tokens: Tokens,
     /// The answers by window.
     answers: Vec<OnceLock<Result<Logits, Reject>>>,
-    /// Windows without an answer.
-    missing: AtomicUsize,
 }
 
-/// One window of a document.
+impl Reading {
+    fn new(version: Arc<Version>, document: &Document) -> Result<Self, Reject> {
+        let tokens = version.model().tokenizer.tokenize(&document.text, document.words.as_deref())?;
+        if tokens.windows.is_empty() {
+            return Err(Reject::new(Stage::Tokenize, Code::EmptyText, "the text has no words"));
+        }
+        let answers = tokens.windows.iter().map(|_| OnceLock::new()).collect();
+        Ok(Self { version, tokens, answers })
+    }
+
+    fn logits(&self) -> Result<Vec<&Logits>, Reject> {
+        let answers = self.answers.iter().map(|answer| match answer.get() {
+            Some(Ok(logits)) => Ok(logits),
+            Some(Err(reject)) => Err(reject.clone()),
+            None => Err(Reject::new(Stage::Infer, Code::InferenceFailed, "a window has no answer")),
+        });
+        answers.collect()
+    }
+}
+
+/// One window of a document, as the model of a slot reads it.
 struct Item {
     request: Arc<Request>,
+    slot: usize,
     window: usize,
 }
 
 impl Item {
+    fn reading(&self) -> &Reading {
+        &self.request.readings[self.slot]
+    }
+
     fn tokens(&self) -> usize {
-        self.request.tokens.windows[self.window].ids.len()
+        self.reading().tokens.windows[self.window].ids.len()
+    }
+
+    fn is_first(&self) -> bool {
+        (self.slot, self.window) == (0, 0)
     }
 }
 
 impl std::borrow::Borrow<Window> for Item {
     fn borrow(&self) -> &Window {
-        &self.request.tokens.windows[self.window]
+        &self.reading().tokens.windows[self.window]
     }
 }
 
@@ -111,8 +146,8 @@ const WAITING_WINDOWS: usize = 1024;
 /// Documents that wait to be written.
 const WAITING_DOCUMENTS: usize = 256;
 
-/// Runs records from `source` to `sink` until the source ends or `stop` says so, each tagged by the version that `serving`
-/// chooses for it.
+/// Runs records from `source` to `sink` until the source ends or `stop` says so, each tagged by the versions that
+/// `serving` chooses for it.
 ///
 /// # Errors
 /// The first failure of any stage.
@@ -225,9 +260,9 @@ impl Decoder<'_> {
     fn run(&self, records: &Receiver<Record<RecordSpan>>, to_batch: &Sender<Item>, to_commit: &Sender<Command>) {
         for record in records {
             let outcome = match self.decode(&record) {
-                Ok(Decoded::Document(document, version, tokens)) => {
+                Ok(Decoded::Document(document, readings)) => {
                     fail::fail_point!("after_tokenize");
-                    if !send_windows(record, document, version, tokens, to_batch) {
+                    if !send_windows(record, document, readings, to_batch) {
                         return;
                     }
                     continue;
@@ -248,19 +283,17 @@ impl Decoder<'_> {
     fn decode<T>(&self, record: &Record<T>) -> Result<Decoded, Reject> {
         let Some(value) = &record.original.value else { return Ok(Decoded::Tombstone) };
         let document = decode(value, self.options)?;
-        let Some(version) = self.serving.choose(|| place(&identity(record, &document)), self.stop) else {
+        let Some(versions) = self.serving.choose(|| place(&identity(record, &document)), self.stop) else {
             return Ok(Decoded::Stopped);
         };
-        let tokens = version.model().tokenizer.tokenize(&document.text, document.words.as_deref())?;
-        if tokens.windows.is_empty() {
-            return Err(Reject::new(Stage::Tokenize, Code::EmptyText, "the text has no words"));
-        }
-        Ok(Decoded::Document(document, version, tokens))
+        let readings =
+            versions.into_iter().map(|version| Reading::new(version, &document)).collect::<Result<_, _>>()?;
+        Ok(Decoded::Document(document, readings))
     }
 }
 
 enum Decoded {
-    Document(Document, Arc<Version>, Tokens),
+    Document(Document, Vec<Reading>),
     Tombstone,
     /// There is no model, and the worker stops.
     Stopped,
@@ -292,22 +325,21 @@ fn finish(record: Record<RecordSpan>, outcome: Outcome) -> Command {
 fn send_windows(
     record: Record<RecordSpan>,
     document: Document,
-    version: Arc<Version>,
-    tokens: Tokens,
+    readings: Vec<Reading>,
     to_batch: &Sender<Item>,
 ) -> bool {
-    let windows = tokens.windows.len();
+    let windows: Vec<usize> = readings.iter().map(|reading| reading.answers.len()).collect();
     let Record { position, original, payload: span } = record;
     let request = Arc::new(Request {
         record: Record { position, original, payload: () },
         span: Mutex::new(span),
-        answers: (0..windows).map(|_| OnceLock::new()).collect(),
-        missing: AtomicUsize::new(windows),
         document,
-        version,
-        tokens,
+        readings,
+        missing: AtomicUsize::new(windows.iter().sum()),
     });
-    (0..windows).all(|window| to_batch.send(Item { request: request.clone(), window }).is_ok())
+    let mut items =
+        windows.iter().enumerate().flat_map(|(slot, &windows)| (0..windows).map(move |window| (slot, window)));
+    items.all(|(slot, window)| to_batch.send(Item { request: request.clone(), slot, window }).is_ok())
 }
 
 struct Encoder<'p> {
@@ -327,7 +359,9 @@ impl Encoder<'_> {
             if let (Outcome::Output(bytes), Some(input)) = (&outcome, &request.record.original.value) {
                 self.growth.learn(input.len(), bytes.len());
             }
-            request.version.tally().record(outcome.reject().is_some());
+            for reading in &request.readings {
+                reading.version.tally().record(outcome.reject().is_some());
+            }
             let span = std::mem::take(&mut *request.span.lock().unwrap_or_else(PoisonError::into_inner));
             if to_commit.send(finish(request.record.clone().with(span), outcome)).is_err() {
                 return;
@@ -336,29 +370,36 @@ impl Encoder<'_> {
     }
 
     fn encode(&self, request: &Request) -> Result<Outcome, Reject> {
-        let answers = request.answers.iter().map(|answer| match answer.get() {
-            Some(Ok(logits)) => Ok(logits),
-            Some(Err(reject)) => Err(reject.clone()),
-            None => Err(Reject::new(Stage::Infer, Code::InferenceFailed, "a window has no answer")),
-        });
-        let windows = answers.collect::<Result<Vec<_>, _>>()?;
         let Record { position, original, .. } = &request.record;
         let place = (position, original.timestamp_ms);
-        let model = (request.version.slot(), request.version.model());
-        let annotation = annotate(&request.document, &request.tokens, &windows, model, place, self.options.offset_unit);
+        let annotate = |reading: &Reading| {
+            let windows = reading.logits()?;
+            let model = (reading.version.slot(), reading.version.model());
+            Ok(annotate(&request.document, &reading.tokens, &windows, model, place, self.options.offset_unit))
+        };
+        let parts = request.readings.iter().map(annotate).collect::<Result<Vec<_>, Reject>>()?;
+        let samples = self.samples(request, &parts);
+        let no_slot = || Reject::new(Stage::Encode, Code::InferenceFailed, "no slot has a model");
+        let annotation = join(parts).ok_or_else(no_slot)?;
         let input = original.value.as_deref().unwrap_or_default();
         let bytes = encode(&annotation, input, self.options)?;
-        self.sample(request, annotation);
+        for (sender, sample) in samples {
+            // Never waits for who compares.
+            let _ = sender.try_send(sample);
+        }
         Ok(Outcome::Output(Bytes::from(bytes)))
     }
 
-    /// Shows the record to whoever compares versions, if it is in the share; never waits for them.
-    fn sample(&self, request: &Request, annotation: Annotation) {
-        let Request { record, document, version, .. } = request;
+    /// What those who compare versions want to see of the record, if it is in their share.
+    fn samples(&self, request: &Request, parts: &[Annotation]) -> Vec<(Sender<Sample>, Sample)> {
+        let Request { record, document, readings, .. } = request;
         // Other keys than those of a canary with the same share.
         let salted = || place(&[b"sample:".as_slice(), &identity(record, document)].concat());
-        if let Some(samples) = self.serving.sampler(version, salted) {
-            let _ = samples.try_send(Sample { document: document.clone(), annotation });
-        }
+        let slots = self.serving.slots().iter().zip(readings).zip(parts);
+        let sample = |((slot, reading), part): ((&Slot, &Reading), &Annotation)| {
+            let sender = slot.sampler(&reading.version, salted)?;
+            Some((sender, Sample { document: document.clone(), annotation: part.clone() }))
+        };
+        slots.filter_map(sample).collect()
     }
 }

@@ -38,6 +38,14 @@ pub enum ModelError {
         /// Why not.
         source: SessionError,
     },
+    /// A model of another slot has a head for the same task.
+    #[error("slot {slot:?} has a model for the same task, {task:?}: no two slots may have one task")]
+    SameTask {
+        /// The task.
+        task: Task,
+        /// The other slot.
+        slot: String,
+    },
     /// It cannot be run on batches as large as those of the stream.
     #[error("{}: warming up: {reason}", variant.graph())]
     WarmUp {
@@ -97,6 +105,11 @@ impl Model {
     pub fn head(&self, task: Task) -> Option<(usize, &Labels)> {
         let index = self.dir.manifest.heads.iter().position(|head| head.task == task)?;
         Some((index, &self.labels[index]))
+    }
+
+    /// The tasks of its heads.
+    pub fn tasks(&self) -> impl Iterator<Item = Task> {
+        self.dir.manifest.heads.iter().map(|head| head.task)
     }
 
     fn prove(&self, session: &mut Session) -> Result<(), ModelError> {

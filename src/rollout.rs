@@ -1,7 +1,7 @@
 //! Models that change while the stream runs, by what a topic says.
 //!
 //! `<prefix>.control` holds the desired state of every slot; `<prefix>.status` what every worker makes of it. A worker
-//! has two threads for it, aside from those that serve:
+//! has two threads for each of its slots, aside from those that serve:
 //!
 //! - the agent (`agent`) follows the topic (`control`), decides, and swaps; it tells how far it is (`report`), and takes
 //!   a version back by the settings' rules (`rules`);
@@ -37,14 +37,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::{Receiver, bounded, unbounded};
 
 use crate::admin::Health;
 use crate::config::Settings;
 use crate::infer::Device;
 use crate::kafka::ConnectError;
 use crate::pipeline::Monitor;
-use crate::serving::{Loader, Serving};
+use crate::serving::{Loader, Serving, Slot};
 use crate::source::StopSignal;
 use crate::worker::load_model;
 
@@ -86,6 +86,9 @@ pub fn status_topic(prefix: &str) -> String {
 /// Silence of the agent after which the worker counts as stuck: it loads `model.path` itself, where nothing else serves.
 const BEAT: Duration = Duration::from_secs(600);
 
+/// How often a start that waits for a version looks whether the worker stops.
+const GLANCE: Duration = Duration::from_millis(50);
+
 /// The threads that follow the topic; they end when this is dropped.
 pub struct Rollout {
     ending: Arc<AtomicBool>,
@@ -93,7 +96,7 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// Starts to follow the topics of `prefix` and waits until a version serves; none if the worker is to stop before.
+    /// Starts to follow the topics of `prefix` and waits until a version serves in every slot; none if the worker is to stop before.
     ///
     /// # Errors
     /// When a setting cannot be used.
@@ -104,6 +107,29 @@ impl Rollout {
         (monitor, health): (&Monitor, &Health),
         stop: &StopSignal,
     ) -> Result<Option<Self>, RolloutError> {
+        let mut rollout = Self { ending: Arc::default(), threads: Vec::new() };
+        let mut ups = Vec::new();
+        for (settings, slot) in settings.slots().iter().zip(serving.slots()) {
+            ups.push(rollout.follow(prefix, settings, (loader, serving, slot), (monitor, health))?);
+        }
+        for is_up in ups {
+            while is_up.recv_timeout(GLANCE).is_err() {
+                if stop.is_draining() {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(rollout))
+    }
+
+    /// Follows the topic for one slot; tells when it serves.
+    fn follow(
+        &mut self,
+        prefix: &str,
+        settings: &Settings,
+        (loader, serving, slot): (&Loader, &Serving, &Slot),
+        (monitor, health): (&Monitor, &Health),
+    ) -> Result<Receiver<()>, RolloutError> {
         let (orders, to_admit) = unbounded();
         let (to_agent, events) = unbounded();
         let wanted = Arc::new(AtomicU64::new(0));
@@ -111,13 +137,14 @@ impl Rollout {
             fetcher: fetcher(settings)?,
             loader: loader.clone(),
             slot: settings.rollout.slot.clone(),
+            serving: serving.clone(),
             warm_up_tokens: settings.batch.max_tokens,
             steps_back: settings.lanes.threads == 1 && matches!(settings.model.device, Device::Auto | Device::Cpu),
             wanted: wanted.clone(),
         };
         let agent = agent::Agent::new(agent::Parts {
             control: control::Control::open(settings, &control_topic(prefix))?,
-            serving: serving.clone(),
+            slot: slot.clone(),
             loader: loader.clone(),
             options: agent_options(settings)?,
             reporter: reporter(prefix, settings, monitor, health)?,
@@ -126,10 +153,9 @@ impl Rollout {
             wanted,
             default: default_model(settings, loader),
         });
-        let ending = Arc::new(AtomicBool::new(false));
         let (up, is_up) = bounded(1);
         let beat = health.register("rollout", BEAT);
-        let is_ending = ending.clone();
+        let is_ending = self.ending.clone();
         let run_agent = move || {
             let mut agent = agent;
             while !is_ending.load(Ordering::Relaxed) {
@@ -147,20 +173,15 @@ impl Rollout {
             std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread can be started")
         };
         let admit = spawn("admit", Box::new(move || admitter.run(&to_admit, &to_agent)));
-        let rollout = Self { ending, threads: vec![spawn("rollout", Box::new(run_agent)), admit] };
-        while is_up.recv_timeout(Duration::from_millis(50)).is_err() {
-            if stop.is_draining() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(rollout))
+        // Joined in this order: the orders end with the agent, and the admitter with them.
+        self.threads.extend([spawn("rollout", Box::new(run_agent)), admit]);
+        Ok(is_up)
     }
 }
 
 impl Drop for Rollout {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Relaxed);
-        // The agent first: the orders end with it, and the admitter with them.
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

@@ -262,9 +262,53 @@ pub struct Sample {
     pub annotation: Annotation,
 }
 
-/// The routes of this worker: read for every record, changed by a rollout. A clone shares them.
+/// The slots of this worker, each with the model of its own. A clone shares them.
+#[derive(Clone, Debug)]
+pub struct Serving(Arc<[Slot]>);
+
+impl Serving {
+    /// Slots in this order, which is that of the models in an annotation.
+    pub fn new(slots: impl IntoIterator<Item = Slot>) -> Self {
+        Self(slots.into_iter().collect())
+    }
+
+    /// Serves one version.
+    pub fn of(version: Arc<Version>) -> Self {
+        let slot = Slot::default();
+        slot.route(Routes::to(version));
+        Self::new([slot])
+    }
+
+    /// The slots, in their order.
+    pub fn slots(&self) -> &[Slot] {
+        &self.0
+    }
+
+    /// Whether a version tells nothing that the versions of other slots tell.
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn admits(&self, version: &Version) -> Result<(), ModelError> {
+        let others = self.0.iter().filter_map(|slot| slot.routes().stable);
+        for other in others.filter(|other| other.slot != version.slot) {
+            if let Some(task) = version.model.tasks().find(|task| other.model.tasks().any(|of_other| of_other == *task))
+            {
+                return Err(ModelError::SameTask { task, slot: other.slot.to_string() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The versions of a record, one for each slot, whose [`place`] is asked for only if a share is routed elsewhere. Waits
+    /// while a slot has none; `None` when the worker stops meanwhile.
+    pub fn choose(&self, place: impl Fn() -> f64, stop: &StopSignal) -> Option<Vec<Arc<Version>>> {
+        self.0.iter().map(|slot| slot.choose(&place, stop)).collect()
+    }
+}
+
+/// The routes of a slot: read for every record, changed by a rollout. A clone shares them.
 #[derive(Clone, Debug, Default)]
-pub struct Serving(Arc<Inner>);
+pub struct Slot(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -275,14 +319,7 @@ struct Inner {
 /// How often a record that waits for a version looks whether the worker stops.
 const GLANCE: Duration = Duration::from_millis(50);
 
-impl Serving {
-    /// Serves one version.
-    pub fn of(version: Arc<Version>) -> Self {
-        let serving = Self::default();
-        serving.route(Routes::to(version));
-        serving
-    }
-
+impl Slot {
     /// Replaces the routes; records that were bound before keep their version. Returns the routes that ended.
     pub fn route(&self, routes: Routes) -> Routes {
         let before = std::mem::replace(&mut *self.lock(), routes);
@@ -295,9 +332,7 @@ impl Serving {
         self.lock().clone()
     }
 
-    /// The version of a record, whose [`place`] is asked for only if a share is routed elsewhere. Waits while there is no
-    /// version; `None` when the worker stops meanwhile.
-    pub fn choose(&self, place: impl FnOnce() -> f64, stop: &StopSignal) -> Option<Arc<Version>> {
+    fn choose(&self, place: impl Fn() -> f64, stop: &StopSignal) -> Option<Arc<Version>> {
         let mut routes = self.lock();
         loop {
             if let Some(stable) = &routes.stable {

@@ -8,11 +8,10 @@ use crate::config::Settings;
 use crate::decode::Format;
 use crate::encode::Form;
 use crate::pipeline::{self, Monitor};
-use crate::serving::Serving;
 use crate::sink::file::FileSink;
 use crate::source::StopSignal;
 use crate::source::file::FileSource;
-use crate::worker::{WorkerError, intake_options, load_model, loader, pipeline_options};
+use crate::worker::{WorkerError, intake_options, loader, pipeline_options, serve};
 
 /// What to tag, and how to show it.
 #[derive(Clone, Debug)]
@@ -36,7 +35,7 @@ pub fn tag(
     rejects: impl Write + Send,
 ) -> Result<usize, WorkerError> {
     let monitor = Monitor::disabled();
-    let serving = Serving::of(load_model(settings, &loader(settings, &monitor.metrics)?)?);
+    let serving = serve(settings, &loader(settings, &monitor.metrics)?)?;
     let mut stages = pipeline_options(settings);
     if let Some(form) = &options.form {
         stages.encode.form = form.clone();

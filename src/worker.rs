@@ -14,7 +14,7 @@ use crate::kafka::{ConnectError, Connection};
 use crate::pipeline::{self, Monitor, PipelineError, PipelineOptions};
 use crate::registry::ModelError;
 use crate::rollout::{Rollout, RolloutError};
-use crate::serving::{LoadOptions, Loader, Routes, Serving, Version};
+use crate::serving::{LoadOptions, Loader, Routes, Serving, Slot, Version};
 use crate::sink::kafka::{KafkaSink, KafkaSinkOptions};
 use crate::source::kafka::{KafkaSource, KafkaSourceOptions};
 use crate::source::{IntakeOptions, StopSignal};
@@ -27,9 +27,9 @@ pub enum WorkerError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// The model cannot be served.
-    #[error("model.path {path}: {source}")]
+    #[error("model {path}: {source}")]
     Model {
-        /// As set.
+        /// As set in `model.path` or `model.slots`.
         path: String,
         /// Why.
         source: ModelError,
@@ -66,6 +66,26 @@ pub fn load_model(settings: &Settings, loader: &Loader) -> Result<Arc<Version>, 
     let path = &settings.model.path;
     let refused = |source| WorkerError::Model { path: path.display().to_string(), source };
     loader.load(&settings.rollout.slot, path, loader.lanes()).map_err(refused)
+}
+
+/// Loads and verifies the models of all slots, and serves them.
+///
+/// # Errors
+/// As [`load_model`], and when two of them have one task.
+pub fn serve(settings: &Settings, loader: &Loader) -> Result<Serving, WorkerError> {
+    let serving = slots(settings);
+    for (settings, slot) in settings.slots().iter().zip(serving.slots()) {
+        let version = load_model(settings, loader)?;
+        let path = settings.model.path.display().to_string();
+        serving.admits(&version).map_err(|source| WorkerError::Model { path, source })?;
+        slot.route(Routes::to(version));
+    }
+    Ok(serving)
+}
+
+/// Slots that nothing serves yet.
+fn slots(settings: &Settings) -> Serving {
+    Serving::new(settings.slots().iter().map(|_| Slot::default()))
 }
 
 fn lanes(settings: &Settings) -> usize {
@@ -121,16 +141,16 @@ pub fn intake_options(settings: &Settings) -> IntakeOptions {
 /// # Errors
 /// When it cannot start, or a stage fails.
 pub fn run(settings: &Settings, monitor: &Monitor, health: &Health, stop: &StopSignal) -> Result<(), WorkerError> {
-    let (loader, serving) = (loader(settings, &monitor.metrics)?, Serving::default());
-    let _rollout = match &settings.rollout.topic_prefix {
-        None => {
-            serving.route(Routes::to(load_model(settings, &loader)?));
-            None
+    let loader = loader(settings, &monitor.metrics)?;
+    let (serving, _rollout) = match &settings.rollout.topic_prefix {
+        None => (serve(settings, &loader)?, None),
+        Some(prefix) => {
+            let serving = slots(settings);
+            match Rollout::start(prefix, settings, (&loader, &serving), (monitor, health), stop)? {
+                None => return Ok(()),
+                started => (serving, started),
+            }
         }
-        Some(prefix) => match Rollout::start(prefix, settings, (&loader, &serving), (monitor, health), stop)? {
-            None => return Ok(()),
-            started => started,
-        },
     };
     let poll_bound = Duration::from_millis(settings.kafka.max_poll_interval_ms);
     let commit_bound = 3 * Duration::from_millis(settings.kafka.transaction_timeout_ms);

@@ -94,15 +94,6 @@ fn the_examples_of_rollouts_are_valid_and_are_read() {
 }
 
 #[test]
-fn annotations_that_name_no_slot_can_still_be_read() {
-    let mut old = annotation(ANNOTATIONS[0]);
-    old["model"].as_object_mut().unwrap().remove("slot");
-    validator(Schema::Annotation).validate(&old).unwrap();
-    let read: vitag::encode::Annotation = serde_json::from_value(old).unwrap();
-    assert_eq!(read.model.slot, "default");
-}
-
-#[test]
 fn the_example_settings_are_valid() {
     let text = fs::read_to_string(folder().join("../deploy/config/vitag.toml")).unwrap();
     let settings: Value = toml::from_str(&text).unwrap();

@@ -23,7 +23,7 @@ fn a_document_comes_out_with_its_words_and_where_it_stood() {
     assert_eq!(annotation["source"]["topic"], stream.input.as_str());
     assert_eq!(annotation["source"]["offset"], 0);
     assert_eq!(annotation["source"]["timestamp"], 1_700_000_000_123_i64);
-    assert_eq!(annotation["model"]["name"], "vi-tagger");
+    assert_eq!(annotation["models"][0]["name"], "vi-tagger");
     let tokens = annotation["tokens"].as_array().unwrap();
     let words: Vec<&str> = tokens.iter().map(|token| token["text"].as_str().unwrap()).collect();
     assert_eq!(words.join(" "), "Bác sĩ Tôn Thất Tùng sinh tại Thanh Hóa .");

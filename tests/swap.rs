@@ -19,7 +19,7 @@ use vitag::config::{Settings, Sources};
 use vitag::encode::Annotation;
 use vitag::pipeline::{self, Monitor};
 use vitag::record::Partition;
-use vitag::serving::{Canary, Loader, Routes, Serving, Version, place};
+use vitag::serving::{Canary, Loader, Routes, Serving, Slot, Version, place};
 use vitag::sink::{Finished, Outcome, Sink, SinkError};
 use vitag::source::{Intake, Message, Source, SourceError, StopSignal};
 use vitag::worker::{loader, pipeline_options};
@@ -136,8 +136,8 @@ fn reference(loader: &Loader, dir: &Path) -> Reference {
 fn check(records: &[(i64, Annotation)], references: &BTreeMap<String, Reference>) {
     assert!(records.iter().map(|(offset, _)| *offset).eq(0..records.len() as i64), "each once, in order");
     for (offset, annotation) in records {
-        let expected = &references[&annotation.model.version][&(*offset as usize % 20)];
-        assert_eq!(entities(annotation), *expected, "record {offset} by {}", annotation.model.version);
+        let expected = &references[&annotation.models[0].version][&(*offset as usize % 20)];
+        assert_eq!(entities(annotation), *expected, "record {offset} by {}", annotation.models[0].version);
     }
 }
 
@@ -159,13 +159,13 @@ fn records_are_tagged_by_the_version_that_they_name_while_it_changes() {
             let next = loader.load("default", &dirs[round % 2], loader.lanes()).unwrap();
             next.warm_up(256).unwrap();
             let before = seen.0.lock().unwrap().len();
-            let old = serving.route(Routes::to(next));
+            let old = serving.slots()[0].route(Routes::to(next));
             retire(old.stable.expect("one has served"));
             wait_for(|| seen.0.lock().unwrap().len() > before + 20);
         }
     });
     check(&records, &references);
-    let mut runs: Vec<&str> = records.iter().map(|(_, annotation)| annotation.model.version.as_str()).collect();
+    let mut runs: Vec<&str> = records.iter().map(|(_, annotation)| annotation.models[0].version.as_str()).collect();
     runs.dedup();
     assert!(runs.len() >= 9, "eight changes were seen: {runs:?}");
 }
@@ -181,18 +181,18 @@ fn a_canary_takes_the_same_keys_every_time_and_records_wait_while_nothing_serves
         canary: Some(Canary { version: canary.clone(), weight_percent: 30.0 }),
         compare: None,
     };
-    let serving = Serving::default();
+    let serving = Serving::new([Slot::default()]);
     let records = stream(&serving, |seen| {
-        serving.route(both());
+        serving.slots()[0].route(both());
         wait_for(|| seen.0.lock().unwrap().len() > 200);
         // Nobody serves: what comes waits.
-        serving.route(Routes::default());
+        serving.slots()[0].route(Routes::default());
         wait_for(|| Arc::strong_count(&stable) == 1 && Arc::strong_count(&canary) == 1);
         let standing = seen.0.lock().unwrap().len();
-        serving.route(both());
+        serving.slots()[0].route(both());
         wait_for(|| seen.0.lock().unwrap().len() > standing + 200);
     });
-    let by_canary = |(_, annotation): &&(i64, Annotation)| annotation.model.version == "0.2.0";
+    let by_canary = |(_, annotation): &&(i64, Annotation)| annotation.models[0].version == "0.2.0";
     let taken: BTreeSet<i64> = records.iter().filter(by_canary).map(|(offset, _)| *offset).collect();
     let expected = (0..records.len() as i64).filter(|n| place(format!("key-{n}").as_bytes()) < 30.0).collect();
     assert_eq!(taken, expected);

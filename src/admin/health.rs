@@ -1,5 +1,7 @@
 //! What the probes ask: has the worker started, does it still move, may it be relied on.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// What was looked at.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Whether it is as it should be.
     pub ok: bool,
     /// Why, in words; empty where there is nothing to say.
@@ -60,7 +62,7 @@ impl Component {
             true => String::new(),
             false => format!("silent for {} ms, at most {} ms", silence.as_millis(), self.bound.as_millis()),
         };
-        Check { name: self.name, ok, reason }
+        Check { name: self.name.into(), ok, reason }
     }
 }
 
@@ -95,7 +97,7 @@ struct Inner {
     /// What else must hold for the worker to be ready, by name.
     checks: Mutex<Vec<Check>>,
     /// What is said of the rollouts; null without any.
-    rollout: Mutex<serde_json::Value>,
+    rollout: Mutex<BTreeMap<String, serde_json::Value>>,
 }
 
 /// The health of a worker. A clone shares it.
@@ -134,22 +136,22 @@ impl Health {
     }
 
     /// A check of its own on the way to readiness, from now on.
-    pub fn set_check(&self, name: &'static str, ok: bool, reason: impl Into<String>) {
-        let check = Check { name, ok, reason: reason.into() };
+    pub fn set_check(&self, name: impl Into<Cow<'static, str>>, ok: bool, reason: impl Into<String>) {
+        let check = Check { name: name.into(), ok, reason: reason.into() };
         let mut checks = self.checks();
-        match checks.iter_mut().find(|known| known.name == name) {
+        match checks.iter_mut().find(|known| known.name == check.name) {
             Some(known) => *known = check,
             None => checks.push(check),
         }
     }
 
-    /// What the page about rollouts shows from now on.
-    pub fn set_rollout(&self, status: serde_json::Value) {
-        *self.0.rollout.lock().expect("nothing panics under this lock") = status;
+    /// What the page about rollouts shows of a slot from now on.
+    pub fn set_rollout(&self, slot: &str, status: serde_json::Value) {
+        self.0.rollout.lock().expect("nothing panics under this lock").insert(slot.to_owned(), status);
     }
 
-    /// What the page about rollouts shows.
-    pub fn rollout(&self) -> serde_json::Value {
+    /// What the page about rollouts shows, by slot.
+    pub fn rollout(&self) -> BTreeMap<String, serde_json::Value> {
         self.0.rollout.lock().expect("nothing panics under this lock").clone()
     }
 
@@ -175,8 +177,9 @@ impl Health {
         let ready = self.0.ready.load(Ordering::Relaxed);
         let reason = self.0.reason.lock().expect("nothing panics under this lock").clone();
         let stays = !self.0.shutting_down.load(Ordering::Relaxed);
-        let running = Check { name: "running", ok: stays, reason: if stays { "" } else { "shutting down" }.into() };
-        let mut checks = vec![self.started(), Check { name: "ready", ok: ready, reason }, running];
+        let running =
+            Check { name: "running".into(), ok: stays, reason: if stays { "" } else { "shutting down" }.into() };
+        let mut checks = vec![self.started(), Check { name: "ready".into(), ok: ready, reason }, running];
         checks.extend(self.checks().iter().cloned());
         Report::new(checks)
     }
@@ -198,7 +201,7 @@ impl Health {
 
     fn started(&self) -> Check {
         let ok = self.0.started.load(Ordering::Relaxed);
-        Check { name: "started", ok, reason: if ok { "" } else { "starting" }.into() }
+        Check { name: "started".into(), ok, reason: if ok { "" } else { "starting" }.into() }
     }
 
     fn checks(&self) -> std::sync::MutexGuard<'_, Vec<Check>> {

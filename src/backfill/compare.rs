@@ -21,7 +21,7 @@ use crate::serving::Serving;
 use crate::sink::{Finished, Outcome, Sink, SinkError};
 use crate::source::{Intake, IntakeOptions, Message, Source, SourceError, StopSignal, Stopped};
 use crate::telemetry::Metrics;
-use crate::worker::{intake_options, load_model, loader, pipeline_options};
+use crate::worker::{intake_options, loader, pipeline_options, serve};
 
 /// How far two models agree, over the records of a run that both have tagged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -93,14 +93,13 @@ pub struct Second {
 }
 
 impl Second {
-    /// Loads the model in the folder `model`, and writes the differing records to a file if one is named.
+    /// Loads the model of the settings, and writes the differing records to a file if one is named.
     ///
     /// # Errors
     /// When the model cannot be loaded, or the file not be made.
-    pub fn start(settings: &Settings, model: &Path, differences: Option<&Path>) -> Result<Self, BackfillError> {
-        let mut settings = settings.clone();
-        settings.model.path = model.to_owned();
-        let serving = Serving::of(load_model(&settings, &loader(&settings, &Metrics::disabled())?)?);
+    pub fn start(settings: Settings, differences: Option<&Path>) -> Result<Self, BackfillError> {
+        let model = settings.model.to_string();
+        let serving = serve(&settings, &loader(&settings, &Metrics::disabled())?)?;
         let file = |path: &Path| -> std::io::Result<Box<dyn Write + Send>> {
             Ok(Box::new(std::io::BufWriter::new(std::fs::File::create(path)?)))
         };
@@ -112,7 +111,7 @@ impl Second {
                 tracing::error!(%error, "the model to compare with has failed");
             }
         });
-        let comparison = Comparison { model: model.display().to_string(), ..Comparison::default() };
+        let comparison = Comparison { model, ..Comparison::default() };
         let comparison = Arc::new(Mutex::new(comparison));
         Ok(Self { messages, answers, sent: 0, differences, merge_key, comparison })
     }
@@ -261,7 +260,7 @@ mod tests {
             serde_json::from_value(json!({
                 "schema_version": 1, "id": null, "text": "", "offset_unit": "code_point", "truncated": false,
                 "source": { "topic": "", "partition": 0, "offset": 0, "timestamp": null },
-                "model": { "slot": "", "name": "", "version": "", "sha256": "", "variant": "" },
+                "models": [],
                 "sentences": [], "tokens": [], "entities": labels.iter().map(entity).collect::<Value>(),
             }))
             .unwrap()

@@ -106,7 +106,7 @@ impl Estimate {
 
 /// Seconds that the model takes for the messages.
 fn time(settings: &Settings, messages: Vec<Message>) -> Result<f64, BackfillError> {
-    let mut model = Second::start(settings, &settings.model.path, None)?;
+    let mut model = Second::start(settings.clone(), None)?;
     let elapsed = model.time(messages).map_err(|e| BackfillError::Store(std::io::Error::other(e)))?;
     Ok(elapsed.as_secs_f64())
 }

@@ -17,8 +17,7 @@ use crate::commit::Report;
 use crate::config::Settings;
 use crate::decode::Format;
 use crate::pipeline::{self, PipelineOptions};
-use crate::serving::Serving;
-use crate::worker::{intake_options, load_model, loader, pipeline_options};
+use crate::worker::{intake_options, loader, pipeline_options, serve};
 
 /// Where the arguments of a job are noted, beside its outputs.
 const JOB: &str = "_vitag/job.json";
@@ -193,7 +192,7 @@ impl FileJob {
         fingerprint: &str,
         (watch, finished): (&Watch<'_>, &Tally),
     ) -> Result<Vec<Unread>, BackfillError> {
-        let serving = Serving::of(load_model(settings, &loader(settings, &watch.monitor.metrics)?)?);
+        let serving = serve(settings, &loader(settings, &watch.monitor.metrics)?)?;
         let stages = self.stages(settings);
         let writers = Writers::default();
         let failed = Failed::default();

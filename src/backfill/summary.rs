@@ -69,7 +69,7 @@ impl Summary {
         Self {
             job: job.to_owned(),
             state,
-            model: settings.model.path.display().to_string(),
+            model: settings.model.to_string(),
             records: counts.records,
             rejects: counts.rejects,
             tombstones: counts.tombstones,

@@ -12,10 +12,9 @@ use crate::admin::Health;
 use crate::commit::Report;
 use crate::config::Settings;
 use crate::pipeline;
-use crate::serving::Serving;
 use crate::sink::kafka::KafkaSink;
 use crate::source::kafka::{Bounds, End, KafkaSource};
-use crate::worker::{WorkerError, load_model, loader, pipeline_options, sink_options, source_options};
+use crate::worker::{WorkerError, loader, pipeline_options, serve, sink_options, source_options};
 
 /// Runs a job to its end, or until it is told to stop; the settings are those of the worker.
 ///
@@ -62,7 +61,7 @@ fn bounds(job: &Job, plan: &Plan, fingerprint: &str, watch: &Watch<'_>) -> Bound
 fn tag(settings: &Settings, job: &Job, bounds: &Bounds, watch: &Watch<'_>) -> Result<(), WorkerError> {
     let settings = &of_job(settings, job);
     let Watch { monitor, stop, .. } = watch;
-    let serving = Serving::of(load_model(settings, &loader(settings, &monitor.metrics)?)?);
+    let serving = serve(settings, &loader(settings, &monitor.metrics)?)?;
     let beat = Health::new().register("poll", Duration::from_millis(settings.kafka.max_poll_interval_ms));
     let mut options = source_options(settings);
     options.bounds = Some(bounds.clone());

@@ -144,7 +144,7 @@ impl BackfillArgs {
     fn settings(&self) -> Result<Settings, Failure> {
         let mut settings = self.settings.clone().load()?;
         if let Some(model) = &self.model {
-            settings.model.path = backfill::model_path(&settings, model);
+            settings.model.serve_only(backfill::model_path(&settings, model));
         }
         if let Some(topic) = &self.topic {
             settings.input.topics = vec![topic.clone()];
@@ -190,8 +190,9 @@ impl BackfillArgs {
 
     fn second(&self, settings: &Settings) -> Result<Option<Second>, BackfillError> {
         let Some(model) = &self.compare_with else { return Ok(None) };
-        let path = backfill::model_path(settings, model);
-        Second::start(settings, &path, self.differences.as_deref()).map(Some)
+        let mut second = settings.clone();
+        second.model.serve_only(backfill::model_path(settings, model));
+        Second::start(second, self.differences.as_deref()).map(Some)
     }
 
     fn file_job(&self, settings: &Settings, output: &str) -> Result<FileJob, Failure> {

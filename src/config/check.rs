@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::error::Layer;
 use super::keys::{self, Key, Kind};
 use super::layers::{Entry, flatten};
-use super::{properties, rules};
+use super::rules;
 
 /// The values that were given, and where each came from.
 #[derive(Default)]
@@ -79,7 +79,7 @@ impl Merged {
     fn add_property(&mut self, key: &Key, property: String, entry: &Entry) -> Result<(), String> {
         let path = format!("{}.{property}", key.path());
         let fail = |problem: String| complaint(&path, &entry.layer, &problem);
-        properties::allowed(&property).map_err(fail)?;
+        rules::entry(&key.path(), &property).map_err(fail)?;
         let value = match (&entry.value, &entry.text) {
             (Value::String(text), _) | (_, Some(text)) => text.clone(),
             (value @ (Value::Bool(_) | Value::Number(_)), None) => value.to_string(),

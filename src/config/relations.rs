@@ -17,10 +17,26 @@ impl Settings {
         if self.output.mode == OutputMode::Merge && self.input.format == Format::Text {
             problems.push("`output.mode` \"merge\" needs `input.format` \"json\": a text has no keys".to_owned());
         }
+        problems.extend(self.slot_problems());
         if self.rollout.require_signature && self.rollout.public_key_file.is_none() {
             problems.push("`rollout.require_signature` needs `rollout.public_key_file`; set it".to_owned());
         }
         problems.extend(self.security_problems());
+        problems
+    }
+
+    fn slot_problems(&self) -> Vec<String> {
+        let (slots, slot) = (&self.model.slots, &self.rollout.slot);
+        let mut problems = Vec::new();
+        if slots.is_empty() {
+            return problems;
+        }
+        if self.origin("model.path").is_some() {
+            problems.push("`model.path` and `model.slots` exclude each other; set one of them".to_owned());
+        }
+        if self.origin("rollout.slot").is_some() && !slots.contains_key(slot) {
+            problems.push(format!("`rollout.slot` {slot:?} is none of `model.slots`"));
+        }
         problems
     }
 

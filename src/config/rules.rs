@@ -3,6 +3,7 @@
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::properties;
 use crate::infer::Device;
 
 /// Longest name of a topic that Kafka takes, in characters.
@@ -21,6 +22,14 @@ pub(super) fn text(path: &str, text: &str) -> Result<(), String> {
         "telemetry.otlp_endpoint" => endpoint(text),
         "telemetry.log_level" => log_level(text),
         _ => Ok(()),
+    }
+}
+
+/// Checks the name of an entry in a table.
+pub(super) fn entry(path: &str, name: &str) -> Result<(), String> {
+    match path {
+        "model.slots" => instance(name),
+        _ => properties::allowed(name),
     }
 }
 

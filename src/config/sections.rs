@@ -1,5 +1,7 @@
 //! The settings themselves, a struct a section; the doc of a field is its line in the reference.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -224,6 +226,9 @@ impl Default for Kafka {
 pub struct Model {
     /// Directory of the model, the one with its `manifest.json`.
     pub path: PathBuf,
+    /// Directories of several models by the slots that they serve, in place of `path`: every record is tagged by all of them.
+    /// No two may have one task.
+    pub slots: BTreeMap<String, PathBuf>,
     /// Which of its graphs runs.
     pub variant: Variant,
     /// Where it runs: `auto`, `cpu`, `cuda:N` or `tensorrt:N`; a device that is named and missing is an error.
@@ -238,10 +243,29 @@ impl Default for Model {
     fn default() -> Self {
         Self {
             path: "models/vi-tagger/0.1.0".into(),
+            slots: BTreeMap::new(),
             variant: Variant::default(),
             device: Device::default(),
             runtime_library: None,
         }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.slots.is_empty() {
+            return self.path.display().fmt(f);
+        }
+        let slots: Vec<_> = self.slots.iter().map(|(slot, path)| format!("{slot}={}", path.display())).collect();
+        f.write_str(&slots.join(" "))
+    }
+}
+
+impl Model {
+    /// Serves one model and no other, whatever was set.
+    pub fn serve_only(&mut self, path: PathBuf) {
+        self.slots.clear();
+        self.path = path;
     }
 }
 
@@ -361,7 +385,8 @@ pub struct Rollout {
     /// What the names of the topics start with: `<prefix>.control` says which model to serve, `<prefix>.status` how far
     /// each worker is; off if empty, and the worker serves `model.path`.
     pub topic_prefix: Option<String>,
-    /// The slot that this worker serves: the key of its messages in the control topic.
+    /// The slot that this worker serves: the key of its messages in the control topic. With `model.slots` only for
+    /// `vitag model`: the one that is meant.
     pub slot: String,
     /// Labels of this worker, as `name=value`, for messages that select workers by them.
     pub labels: Vec<String>,

@@ -225,6 +225,28 @@ fn settings_that_contradict_each_other_are_refused_all_at_once() {
 }
 
 #[test]
+fn slots_take_the_place_of_the_one_model() {
+    let file = "[model.slots]\npos = \"a\"\nner = \"b\"\n";
+    let of = |settings: &Settings| (settings.rollout.slot.clone(), settings.model.path.display().to_string());
+    let slots = load("vitag.toml", file, sources(&[], &[])).unwrap().slots();
+    assert_eq!(slots.iter().map(of).collect::<Vec<_>>(), [("ner".into(), "b".into()), ("pos".into(), "a".into())]);
+    assert!(slots.iter().all(|settings| settings.model.slots.is_empty()));
+    let one = load("vitag.toml", "[model]\npath = \"a\"\n", sources(&[], &[])).unwrap();
+    assert_eq!(one.slots().iter().map(of).collect::<Vec<_>>(), [("default".into(), "a".into())]);
+    for (more, problem) in [
+        ("[rollout]\nslot = \"pas\"\n", "`rollout.slot` \"pas\" is none of `model.slots`"),
+        ("[model]\npath = \"a\"\n", "`model.path` and `model.slots` exclude each other; set one of them"),
+        (
+            "[model.slots]\n\"a b\" = \"a\"\n",
+            "`model.slots.a b` in vitag.toml: may hold letters, digits, `.`, `_` and `-` only, found \"a b\"",
+        ),
+    ] {
+        let file = if more.starts_with("[model.slots]") { more.to_owned() } else { format!("{more}{file}") };
+        assert_eq!(file_error(&file), problem);
+    }
+}
+
+#[test]
 fn a_run_needs_topics_and_brokers_and_no_loop() {
     let missing = Settings::load(&sources(&[], &[])).unwrap().validate_run().unwrap_err();
     assert_eq!(missing.problems().len(), 3);

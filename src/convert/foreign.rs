@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::offsets::Points;
-use crate::encode::{Annotation, Entity, Extent, ModelInfo, OffsetUnit, SCHEMA_VERSION, Source, Token};
+use crate::encode::{Annotation, Entity, Extent, OffsetUnit, SCHEMA_VERSION, Source, Token};
 
 /// A labelled stretch of a text, in code points.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,18 +26,11 @@ pub(super) fn labels(annotation: &Annotation) -> Vec<Labelled> {
 
 /// An annotation of a text that says nothing of it.
 pub(super) fn bare(text: &str, format: &str, number: usize) -> Annotation {
-    let model = |name: &str| ModelInfo {
-        slot: String::new(),
-        name: name.to_owned(),
-        version: String::new(),
-        sha256: String::new(),
-        variant: String::new(),
-    };
     Annotation {
         schema_version: SCHEMA_VERSION,
         id: None,
         source: Source { topic: format.to_owned(), partition: 0, offset: number as i64, timestamp: None },
-        model: model(format),
+        models: Vec::new(),
         text: text.to_owned(),
         offset_unit: OffsetUnit::CodePoint,
         truncated: false,

@@ -59,7 +59,7 @@ pub(super) fn write_doccano(annotation: &Annotation) -> Value {
 /// A task of Label Studio with a prediction, for a labelling interface with `<Text name="text">` and
 /// `<Labels name="label">`.
 pub(super) fn write_label_studio(annotation: &Annotation) -> Value {
-    let model = &annotation.model;
+    let names = annotation.models.iter().map(|model| format!("{}@{}", model.name, model.version));
     let region = |(number, e): (usize, &crate::encode::Entity)| {
         json!({
             "id": number.to_string(), "from_name": "label", "to_name": "text", "type": "labels", "score": e.score,
@@ -69,7 +69,7 @@ pub(super) fn write_label_studio(annotation: &Annotation) -> Value {
     json!({
         "data": { "text": annotation.text },
         "predictions": [{
-            "model_version": format!("{}@{}", model.name, model.version),
+            "model_version": names.collect::<Vec<_>>().join(" "),
             "result": annotation.entities.iter().enumerate().map(region).collect::<Value>(),
         }],
     })

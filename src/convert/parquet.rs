@@ -49,7 +49,17 @@ fn schema() -> Schema {
                 Field::new("timestamp", DataType::Int64, true),
             ],
         ),
-        record("model", vec![text("slot"), text("name"), text("version"), text("sha256"), text("variant")]),
+        list(
+            "models",
+            vec![
+                text("slot"),
+                Field::new("tasks", DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, false))), false),
+                text("name"),
+                text("version"),
+                text("sha256"),
+                text("variant"),
+            ],
+        ),
         text("text"),
         text("offset_unit"),
         Field::new("truncated", DataType::Boolean, false),

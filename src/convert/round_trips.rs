@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use super::foreign::{bare, labels, relabel};
 use super::offsets::in_code_points;
 use super::{Kind, convert};
-use crate::encode::{Annotation, Extent, OffsetUnit, Token};
+use crate::encode::{Annotation, Extent, ModelInfo, OffsetUnit, Token};
+use crate::manifest::Task;
 
 const UNITS: [OffsetUnit; 3] = [OffsetUnit::CodePoint, OffsetUnit::Byte, OffsetUnit::Utf16];
 
@@ -32,7 +33,15 @@ fn annotation(words: Vec<Word>, cut: usize, id: Option<serde_json::Value>, unit:
     let mut all = bare("", "articles", 7);
     all.id = id;
     all.offset_unit = unit;
-    all.model.version = "1".into();
+    let model = |version: &str| ModelInfo {
+        slot: "default".into(),
+        tasks: vec![Task::Pos, Task::Ner],
+        name: "m".into(),
+        version: version.into(),
+        sha256: "0".into(),
+        variant: "f32".into(),
+    };
+    all.models = vec![model("1"), model("2")];
     for (index, (word, gap, entity, goes_on, pos)) in words.into_iter().enumerate() {
         all.text.push_str(&gap);
         let start = length(&all.text);
@@ -157,7 +166,7 @@ fn a_label_that_somebody_corrected_counts_and_the_others_keep_their_scores() {
     let back = &read(&last)[0];
     let seen: Vec<_> = back.entities.iter().map(|e| (e.label.as_str(), e.text.as_str(), e.score)).collect();
     assert_eq!(seen, [("PER", "Hoa", 0.8125), ("ORG", "Huế", 1.0)]);
-    assert_eq!((back.offset_unit, &back.model), (OffsetUnit::CodePoint, &one.model));
+    assert_eq!((back.offset_unit, &back.models), (OffsetUnit::CodePoint, &one.models));
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub(super) fn batch(mut queues: Vec<Receiver<Item>>, to_lanes: &Sender<Vec<Item>
         while !batcher.is_full()
             && let Some(item) = next_window(&mut queues, &mut turns)
         {
-            let (version, tokens) = (item.request.version.number(), item.tokens());
+            let (version, tokens) = (item.reading().version.number(), item.tokens());
             batcher.push(item, version, tokens, Instant::now());
         }
         while let Some(batch) = if queues.is_empty() { batcher.take() } else { batcher.poll(Instant::now()) } {

@@ -29,7 +29,7 @@ impl<'p> Lane<'p> {
         self.own.budget(self.recovery.slots());
         for batch in batches {
             let started = Instant::now();
-            for item in batch.iter().filter(|item| item.window == 0) {
+            for item in batch.iter().filter(|item| item.is_first()) {
                 self.metrics.queued(started.duration_since(item.request.record.original.received));
             }
             let lengths = batch.iter().map(Item::tokens);
@@ -51,9 +51,10 @@ impl<'p> Lane<'p> {
         let Some(first) = items.first() else { return Ok(()) };
         let Self { number, recovery, own, .. } = self;
         // The batcher mixes no versions.
-        let mut session = first.request.version.session(*number);
+        let version = &first.reading().version;
+        let mut session = version.session(*number);
         let budget = recovery.slots();
-        let tally = first.request.version.tally();
+        let tally = version.tally();
         let answers = recovery.answer(items, Item::tokens, |part| {
             let started = Instant::now();
             let answers = infer(&mut session, part);
@@ -71,7 +72,7 @@ impl<'p> Lane<'p> {
         for (item, answer) in items.iter().zip(answers) {
             let answer = answer.map_err(|e| Reject::new(Stage::Infer, Code::InferenceFailed, e.to_string()));
             // Each window is in one batch, so its answer is set once.
-            let _ = item.request.answers[item.window].set(answer);
+            let _ = item.reading().answers[item.window].set(answer);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::cache::Cached;
 use super::desired::Target;
 use super::fetch::Fetcher;
 use crate::manifest::Variant;
-use crate::serving::{Loader, Version};
+use crate::serving::{Loader, Serving, Version};
 
 /// A version that a generation needs, and for how many sessions.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +71,8 @@ pub(super) struct Admitter {
     pub(super) fetcher: Fetcher,
     pub(super) loader: Loader,
     pub(super) slot: String,
+    /// All slots: no two may have one task.
+    pub(super) serving: Serving,
     pub(super) warm_up_tokens: usize,
     /// It computes when those who serve leave time for it: not where sessions start threads, which would do the same for
     /// ever.
@@ -125,6 +127,7 @@ impl Admitter {
             let _ = events.send((ticket, Event::Verifying));
             fail::fail_point!("rollout_load", |_| Err(failed(&"injected: out of memory")));
             let version = self.loader.load(&self.slot, &cached.path, need.sessions).map_err(|e| failed(&e))?;
+            self.serving.admits(&version).map_err(|e| failed(&e))?;
             let _ = events.send((ticket, Event::Warming));
             version.warm_up(self.warm_up_tokens).map_err(|e| failed(&e))?;
             loaded.push(Loaded { version, target: Some(need.target), _cached: Some(cached) });

@@ -16,7 +16,7 @@ use super::rules::{Breach, RuleOptions, Sighting, Watch};
 use super::shadow::{self, Findings};
 use super::status::{Rollback, Served, State, now};
 use crate::config::OnLowMemory;
-use crate::serving::{Canary, Counts, Loader, Routes, Serving, Version};
+use crate::serving::{Canary, Counts, Loader, Routes, Slot, Version};
 
 /// How long the loop waits for the topic at a time.
 const TURN: Duration = Duration::from_millis(50);
@@ -74,7 +74,7 @@ enum Work {
 /// The channels and parts that an agent works with.
 pub(super) struct Parts {
     pub(super) control: Control,
-    pub(super) serving: Serving,
+    pub(super) slot: Slot,
     pub(super) loader: Loader,
     pub(super) options: AgentOptions,
     pub(super) reporter: Reporter,
@@ -123,7 +123,7 @@ impl Agent {
 
     /// Whether a version serves and the topic was read to its end.
     pub(super) fn is_up(&self) -> bool {
-        self.is_caught_up && self.parts.serving.routes().stable.is_some()
+        self.is_caught_up && self.parts.slot.routes().stable.is_some()
     }
 
     fn working_on(&self) -> Option<u64> {
@@ -146,7 +146,7 @@ impl Agent {
             Wanted::Desired(desired) => self.begin(*desired),
             Wanted::Withdrawn if self.in_force.take().is_some() => self.fall_back("withdrawn: serving model.path"),
             // A topic that is gone takes nothing away.
-            _ if self.parts.serving.routes().stable.is_none() && matches!(self.work, Work::Idle) => {
+            _ if self.parts.slot.routes().stable.is_none() && matches!(self.work, Work::Idle) => {
                 self.fall_back("the control topic says nothing: serving model.path");
             }
             _ => {}
@@ -180,7 +180,7 @@ impl Agent {
 
     /// A generation for other workers: this one goes on, or begins with what they served before.
     fn leave_out(&mut self, desired: Desired) {
-        if self.parts.serving.routes().stable.is_some() {
+        if self.parts.slot.routes().stable.is_some() {
             return self.parts.reporter.note(format!("generation {} is not for these labels", desired.generation));
         }
         match desired.previous.clone() {
@@ -272,7 +272,7 @@ impl Agent {
                     State::Verifying,
                     Some("draining to make room".to_owned()),
                 );
-                let before = self.parts.serving.route(Routes::default()).stable;
+                let before = self.parts.slot.route(Routes::default()).stable;
                 let of_version =
                     |pooled: &&Pooled| before.as_ref().is_some_and(|v| Arc::ptr_eq(v, &pooled.loaded.version));
                 let target = self.pool.iter().find(of_version).and_then(|pooled| pooled.loaded.target.clone());
@@ -320,7 +320,7 @@ impl Agent {
         let (compare, findings) = compared.unzip();
         let routes = Routes { stable, canary, compare };
         self.parts.reporter.serves(served(&routes));
-        let before = self.parts.serving.route(routes.clone());
+        let before = self.parts.slot.route(routes.clone());
         self.watch(desired.generation, &routes, &before, findings);
         drop((routes, before));
         self.parts.reporter.swapped(desired.generation, desired.reason.clone());
@@ -380,7 +380,7 @@ impl Agent {
             records,
             time: now(),
         });
-        let stable = self.parts.serving.routes().stable.filter(|_| current.canary.is_some());
+        let stable = self.parts.slot.routes().stable.filter(|_| current.canary.is_some());
         let before = watched.before.as_ref();
         let stable = stable.or_else(|| Some(self.find(before?, self.parts.loader.lanes())?.version.clone()));
         match stable {
@@ -401,7 +401,7 @@ impl Agent {
 
     fn route(&mut self, routes: Routes) {
         self.parts.reporter.serves(served(&routes));
-        drop(self.parts.serving.route(routes));
+        drop(self.parts.slot.route(routes));
         self.mark_unused();
     }
 
@@ -410,7 +410,7 @@ impl Agent {
         tracing::error!(generation, reason, "a rollout failed");
         self.work = Work::Idle;
         self.parts.reporter.failed(generation, reason);
-        if self.parts.serving.routes().stable.is_some() {
+        if self.parts.slot.routes().stable.is_some() {
             return;
         }
         // Without a word about the state: that stays `failed`.
@@ -428,7 +428,7 @@ impl Agent {
         self.parts.reporter.hold(false);
         self.give_up();
         self.serve_default();
-        if self.parts.serving.routes().stable.is_some() {
+        if self.parts.slot.routes().stable.is_some() {
             self.parts.reporter.state(0, State::Ready, Some(reason.to_owned()));
         }
     }
@@ -452,7 +452,7 @@ impl Agent {
     }
 
     fn mark_unused(&mut self) {
-        let routes = self.parts.serving.routes();
+        let routes = self.parts.slot.routes();
         let is_used = |version: &Arc<Version>| {
             let canary = routes.canary.as_ref().map(|canary| &canary.version);
             routes.stable.iter().chain(canary).any(|used| Arc::ptr_eq(used, version))

@@ -126,13 +126,13 @@ impl Reporter {
     }
 
     fn show(&self) {
-        let Status { generation, state, reason, stable, .. } = &self.status;
+        let Status { slot, generation, state, reason, stable, .. } = &self.status;
         let version = stable.as_ref().map_or("no version", |served| &served.version);
         let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let text = format!("generation {generation} {state}, {version} serves{reason}");
-        self.health.set_check("rollout", stable.is_some(), text);
+        self.health.set_check(format!("rollout {slot}"), stable.is_some(), text);
         self.metrics.state(*generation, *state);
-        self.health.set_rollout(serde_json::to_value(&self.status).unwrap_or_default());
+        self.health.set_rollout(slot, serde_json::to_value(&self.status).unwrap_or_default());
     }
 
     /// Sends what is due.

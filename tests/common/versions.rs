@@ -1,4 +1,5 @@
-//! The model as another version.
+//! The model as another version, or a part of it.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use serde_json::Value;
 
@@ -23,6 +24,21 @@ pub(crate) fn contrary(version: &str) -> Copy {
     });
     model.edit("golden.json", |golden| {
         golden["cases"].as_array_mut().unwrap().iter_mut().for_each(|case| each(&mut case["heads"]["ner"]["tags"]));
+    });
+    model.rehash();
+    model
+}
+
+/// A model with one of its heads: that for `pos` or for `ner`.
+pub(crate) fn only(task: &str, model: Copy) -> Copy {
+    model.edit("manifest.json", |manifest| {
+        manifest["name"] = task.into();
+        manifest["heads"].as_array_mut().unwrap().retain(|head| head["task"] == task);
+    });
+    model.edit("golden.json", |golden| {
+        for case in golden["cases"].as_array_mut().unwrap() {
+            case["heads"].as_object_mut().unwrap().retain(|name, _| name == task);
+        }
     });
     model.rehash();
     model

@@ -104,7 +104,7 @@ fn origin_of_dead_letter(record: &Received) -> Origin {
 }
 
 fn version(record: &Received) -> String {
-    let model = &json(record)["model"];
+    let model = &json(record)["models"][0];
     format!("{}@{}", model["name"].as_str().expect("a name"), model["version"].as_str().expect("a version"))
 }
 

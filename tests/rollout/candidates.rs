@@ -124,7 +124,7 @@ fn a_bad_candidate_is_refused_with_its_reason_and_the_old_one_serves_on() {
     let ready = worker.page("/readyz");
     assert!(ready.contains(&format!("generation {generation} failed, 0.1.0 serves")), "{ready}");
     assert_eq!(worker.metric("vitag_rollout_generation"), [generation as f64]);
-    let page: Value = serde_json::from_str(&worker.page("/rollout")).unwrap();
+    let page = &serde_json::from_str::<Value>(&worker.page("/rollout")).unwrap()["default"];
     assert_eq!((&page["generation"], &page["state"]), (&generation.into(), &"failed".into()));
 
     // And it goes on with the next that is in order.
@@ -138,7 +138,7 @@ fn a_bad_candidate_is_refused_with_its_reason_and_the_old_one_serves_on() {
     fleet.desire(&desired(generation, &target(&model::original())));
     fleet.stream.feed(0..10);
     let served =
-        |record: &crate::common::broker::Received| crate::common::worker::json(record)["model"]["version"].clone();
+        |record: &crate::common::broker::Received| crate::common::worker::json(record)["models"][0]["version"].clone();
     assert!(fleet.stream.outputs(10).iter().all(|record| served(record) == "0.2.0"));
     fleet.write(Message::tombstone("default"));
     let status = fleet.wait_for(&["a"], 0, "ready").remove(0);

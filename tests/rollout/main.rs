@@ -11,6 +11,7 @@ mod versions;
 mod candidates;
 mod fleet;
 mod operations;
+mod slots;
 mod survival;
 mod swaps;
 

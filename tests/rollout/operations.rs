@@ -14,7 +14,7 @@ use crate::fleet::{Fleet, desired, target};
 use crate::{model, versions};
 
 /// Runs `vitag model` with the settings of the fleet.
-fn operate(fleet: &Fleet<'_>, arguments: &[&str]) -> crate::cli::Ended {
+pub(crate) fn operate(fleet: &Fleet<'_>, arguments: &[&str]) -> crate::cli::Ended {
     let mut command = vitag(["model"]);
     command.args(arguments);
     for setting in fleet.stream.settings("operator").iter().cloned().chain(fleet.settings()) {
@@ -25,13 +25,13 @@ fn operate(fleet: &Fleet<'_>, arguments: &[&str]) -> crate::cli::Ended {
 
 /// The JSON of a command that must have gone well; librdkafka may have complained of a slow broker meanwhile.
 #[track_caller]
-fn report(ended: &crate::cli::Ended) -> Value {
+pub(crate) fn report(ended: &crate::cli::Ended) -> Value {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     serde_json::from_str(&ended.stdout).unwrap()
 }
 
 /// Writes `count` documents of as many keys.
-fn feed_keys(fleet: &Fleet<'_>, count: u32) {
+pub(crate) fn feed_keys(fleet: &Fleet<'_>, count: u32) {
     let document = |id: u32| {
         let text = "Bác sĩ Tôn Thất Tùng sinh tại Thanh Hóa.";
         Message::new(serde_json::json!({ "id": id, "text": text }).to_string()).key(format!("key-{id}"))
@@ -42,7 +42,7 @@ fn feed_keys(fleet: &Fleet<'_>, count: u32) {
 /// The ids of the records that a version tagged, among the records from the `skip`th on of those that came out.
 fn tagged_by(fleet: &Fleet<'_>, version: &str) -> BTreeSet<u32> {
     let records = fleet.stream.broker.read_committed_to_end(&fleet.stream.output);
-    records.iter().filter(|record| json(record)["model"]["version"] == version).map(id).collect()
+    records.iter().filter(|record| json(record)["models"][0]["version"] == version).map(id).collect()
 }
 
 #[test]
@@ -127,7 +127,10 @@ fn a_shadow_finds_what_a_comparison_of_the_two_models_finds() {
     assert_eq!(status["shadow"]["version"], "0.2.0");
     fleet.stream.feed(0..40);
     let records = fleet.stream.outputs(40);
-    assert!(records.iter().all(|record| json(record)["model"]["version"] == "0.1.0"), "the shadow publishes nothing");
+    assert!(
+        records.iter().all(|record| json(record)["models"][0]["version"] == "0.1.0"),
+        "the shadow publishes nothing"
+    );
     wait_until("all to be compared", || worker.metric("vitag_shadow_duration_seconds_count") == [40.0]);
     let folder = TempDir::new().unwrap();
     let texts: Vec<String> = records.iter().map(|record| json(record)["text"].as_str().unwrap().to_owned()).collect();

@@ -183,10 +183,11 @@ pub(crate) fn check_tags(records: &[Received], dirs: &[PathBuf; 2]) -> BTreeMap<
     let mut counts = BTreeMap::new();
     for record in records {
         let annotation = json(record);
-        let (named, sha256) = (annotation["model"]["version"].as_str().unwrap(), &annotation["model"]["sha256"]);
+        let (named, sha256) =
+            (annotation["models"][0]["version"].as_str().unwrap(), &annotation["models"][0]["sha256"]);
         let version = versions.iter().find(|version| *sha256 == version.model().dir.sha256).expect("a version of ours");
         assert_eq!(named, version.model().dir.manifest.version);
-        assert_eq!(annotation["model"]["slot"], "default");
+        assert_eq!(annotation["models"][0]["slot"], "default");
         let text = annotation["text"].as_str().unwrap().to_owned();
         let document = Document { text, words: None, id: None, truncated: false };
         let again = serde_json::to_value(tag(version, &document, OffsetUnit::CodePoint).unwrap()).unwrap();
