@@ -1,6 +1,7 @@
 //! Arguments to one call each, and how failures become exit codes.
 
 mod backfill;
+mod bench;
 mod dlq;
 mod model;
 
@@ -13,6 +14,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::admin::{self, Health};
 use crate::backfill::BackfillError;
+use crate::bench::BenchError;
 use crate::config::{ConfigError, Settings, Sources};
 use crate::convert::{ConvertError, Kind, Style, convert};
 use crate::decode::Format;
@@ -97,6 +99,14 @@ enum Command {
         vitag model promote --config vitag.toml --wait"
     )]
     Model(model::Model),
+    /// Measure how fast this machine tags, and what of that the worker makes.
+    #[command(after_help = "A table goes to standard output, progress to standard error.\n\n\
+        Examples:\n  \
+        vitag bench ceiling pipeline\n  \
+        vitag bench ceiling kafka --set kafka.bootstrap_servers=localhost:9092 --mix zipf\n  \
+        vitag bench latency --rate 200 --json\n  \
+        vitag bench search --text texts/ --tuned vitag-tuned.toml")]
+    Bench(bench::BenchArgs),
     /// Check the settings without running anything.
     #[command(after_help = "Examples:\n  \
         vitag check-config --config vitag.toml\n  \
@@ -248,6 +258,8 @@ enum Failure {
     JobStopped(String),
     #[error("{0}")]
     Usage(String),
+    #[error(transparent)]
+    Bench(#[from] BenchError),
     #[error("there is no terminal to ask on: look at --dry-run, then say --yes")]
     NobodyToAsk,
 }
@@ -266,10 +278,15 @@ impl Failure {
         };
         match self {
             Failure::Config(_) | Failure::Demo(DemoError::Config(_)) => 78,
-            Failure::Worker(error) | Failure::Demo(DemoError::Worker(error)) => of_worker(error),
+            Failure::Worker(error)
+            | Failure::Demo(DemoError::Worker(error))
+            | Failure::Bench(BenchError::Worker(error)) => of_worker(error),
             Failure::Dlq(DlqError::Connect(error))
             | Failure::Fleet(FleetError::Connect(error))
-            | Failure::Backfill(BackfillError::Connect(error)) => of_connection(error),
+            | Failure::Backfill(BackfillError::Connect(error))
+            | Failure::Bench(BenchError::Connect(error)) => of_connection(error),
+            Failure::Bench(BenchError::NoBroker) => 78,
+            Failure::Bench(BenchError::Text(_)) => 65,
             Failure::Fleet(FleetError::NoPrefix | FleetError::Manifest(_)) => 78,
             Failure::Backfill(BackfillError::Worker(error)) => of_worker(error),
             Failure::Backfill(BackfillError::Kafka { .. } | BackfillError::Store(_)) => 1,
@@ -278,7 +295,8 @@ impl Failure {
             Failure::Convert(ConvertError::Document { .. }) => 65,
             Failure::Convert(ConvertError::Io(..)) | Failure::JobStopped(_) => 1,
             Failure::NobodyToAsk | Failure::Usage(_) | Failure::Convert(_) | Failure::Backfill(_) => 2,
-            Failure::Demo(_) | Failure::Dlq(_) | Failure::Fleet(_) | Failure::Start(_) | Failure::Output(_) => 1,
+            Failure::Demo(_) | Failure::Dlq(_) | Failure::Fleet(_) | Failure::Bench(_) => 1,
+            Failure::Start(_) | Failure::Output(_) => 1,
         }
     }
 }
@@ -292,6 +310,7 @@ pub fn main() -> ExitCode {
         Command::Convert { from, to, lean, input, output } => run_convert((from, &input), (to, &output), lean),
         Command::Dlq(command) => dlq::run(command),
         Command::Model(command) => model::run(command),
+        Command::Bench(arguments) => bench::run(arguments),
         Command::CheckConfig { settings, print_effective } => check_config(settings, print_effective),
         Command::Demo { keep, sets, color } => run_demo(keep, sets, color),
         Command::Schema { of } => print(of.text().as_bytes()),

@@ -20,7 +20,7 @@ use crate::source::StopSignal;
 use crate::worker::{self, WorkerError};
 
 /// The articles: written for vitag, all that happens in them is invented; CC0.
-const ARTICLES: &str = include_str!("demo/articles.jsonl");
+pub(crate) const ARTICLES: &str = include_str!("demo/articles.jsonl");
 const INPUT: &str = "articles";
 const OUTPUT: &str = "articles.tagged";
 const DEAD_LETTERS: &str = "articles.dead-letters";

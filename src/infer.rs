@@ -238,8 +238,15 @@ impl Session {
         Ok(answers.collect())
     }
 
-    /// Logits of every head for the whole batch, row-major [units, labels].
-    fn run_packed(&mut self, packed: &Packed) -> ort::Result<Vec<Vec<f32>>> {
+    /// Runs one batch whose tensors are made; logits of every head for the whole batch, row-major [units, labels].
+    ///
+    /// # Errors
+    /// When ONNX Runtime fails.
+    pub fn run_packed(&mut self, packed: &Packed) -> Result<Vec<Vec<f32>>, InferError> {
+        Ok(self.run_tensors(packed)?)
+    }
+
+    fn run_tensors(&mut self, packed: &Packed) -> ort::Result<Vec<Vec<f32>>> {
         let (batch, width) = (packed.lengths.len(), packed.width);
         let outputs = self.inner.run(ort::inputs![
             "input_ids" => TensorRef::from_array_view(([packed.input_ids.len()], packed.input_ids.as_slice()))?,

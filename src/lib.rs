@@ -16,7 +16,8 @@
 //! [`record`] is what travels between them, [`pipeline`] the only place that knows them all. [`manifest`] and
 //! [`registry`] are the model, [`serving`] says which version of it a record gets, [`rollout`] changes that by what a topic
 //! says, [`worker`] puts a worker together from its [`config`], [`cli`] from its arguments. [`admin`] and [`telemetry`]
-//! show it from outside; [`dlq`] looks at its dead letters and sends them back; [`backfill`] tags a bounded past.
+//! show it from outside; [`dlq`] looks at its dead letters and sends them back; [`backfill`] tags a bounded past,
+//! [`bench`] measures it all.
 //!
 //! Without the feature `worker` the crate is what the trainer shares with it: [`decode`], [`tokenize`], [`pack`],
 //! [`tags`], [`manifest`], [`score`], [`record`].
@@ -27,6 +28,8 @@ pub mod admin;
 pub mod backfill;
 #[cfg(feature = "worker")]
 pub mod batch;
+#[cfg(feature = "worker")]
+pub mod bench;
 #[cfg(feature = "worker")]
 pub mod cli;
 #[cfg(feature = "worker")]

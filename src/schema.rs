@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use schemars::generate::SchemaSettings;
 
+use crate::bench::report::Report;
 use crate::config::Settings;
 use crate::encode::Annotation;
 use crate::rollout::{Desired, Status};
@@ -13,6 +14,8 @@ use crate::sink::kafka::DeadLetterHeaders;
 pub enum Schema {
     /// What is published of a text.
     Annotation,
+    /// What `vitag bench --json` prints.
+    Bench,
     /// The headers that a dead letter has beside those it came with.
     DeadLetterHeaders,
     /// What a slot shall serve: a message of the control topic.
@@ -29,6 +32,7 @@ impl Schema {
         let generator = SchemaSettings::draft2020_12().into_generator();
         let schema = match self {
             Schema::Annotation => generator.into_root_schema_for::<Annotation>(),
+            Schema::Bench => generator.into_root_schema_for::<Report>(),
             Schema::DeadLetterHeaders => generator.into_root_schema_for::<DeadLetterHeaders>(),
             Schema::RolloutControl => generator.into_root_schema_for::<Desired>(),
             Schema::RolloutStatus => generator.into_root_schema_for::<Status>(),

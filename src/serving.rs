@@ -106,6 +106,7 @@ pub struct Tally {
     records: AtomicU64,
     dead_letters: AtomicU64,
     tokens: AtomicU64,
+    slots: AtomicU64,
     nanos: AtomicU64,
 }
 
@@ -116,9 +117,10 @@ impl Tally {
         self.dead_letters.fetch_add(is_dead_letter.into(), Ordering::Relaxed);
     }
 
-    /// A batch took so long.
-    pub fn ran(&self, tokens: usize, time: Duration) {
+    /// A batch of so many tokens, and slots of its padded view, took so long.
+    pub fn ran(&self, tokens: usize, slots: usize, time: Duration) {
         self.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+        self.slots.fetch_add(slots as u64, Ordering::Relaxed);
         self.nanos.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 
@@ -127,7 +129,8 @@ impl Tally {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         // Dead letters before records, so that they are never more.
         let dead_letters = read(&self.dead_letters);
-        Counts { records: read(&self.records), dead_letters, tokens: read(&self.tokens), nanos: read(&self.nanos) }
+        let (tokens, slots, nanos) = (read(&self.tokens), read(&self.slots), read(&self.nanos));
+        Counts { records: read(&self.records), dead_letters, tokens, slots, nanos }
     }
 }
 
@@ -140,6 +143,8 @@ pub struct Counts {
     pub dead_letters: u64,
     /// Tokens that were run.
     pub tokens: u64,
+    /// Slots of the padded views that attention saw them in.
+    pub slots: u64,
     /// Time that they took, in nanoseconds, over all lanes.
     pub nanos: u64,
 }
@@ -151,6 +156,7 @@ impl Counts {
             records: self.records - earlier.records,
             dead_letters: self.dead_letters - earlier.dead_letters,
             tokens: self.tokens - earlier.tokens,
+            slots: self.slots - earlier.slots,
             nanos: self.nanos - earlier.nanos,
         }
     }

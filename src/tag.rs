@@ -8,6 +8,7 @@ use crate::config::Settings;
 use crate::decode::Format;
 use crate::encode::Form;
 use crate::pipeline::{self, Monitor};
+use crate::serving::Serving;
 use crate::sink::file::FileSink;
 use crate::source::StopSignal;
 use crate::source::file::FileSource;
@@ -34,8 +35,22 @@ pub fn tag(
     output: impl Write + Send,
     rejects: impl Write + Send,
 ) -> Result<usize, WorkerError> {
+    let loader = loader(settings, &Monitor::disabled().metrics)?;
+    tag_with(settings, &serve(settings, &loader)?, options, output, rejects)
+}
+
+/// Like [`tag`], with models that are loaded.
+///
+/// # Errors
+/// When an input cannot be read, or the output cannot be written.
+pub fn tag_with(
+    settings: &Settings,
+    serving: &Serving,
+    options: &TagOptions,
+    output: impl Write + Send,
+    rejects: impl Write + Send,
+) -> Result<usize, WorkerError> {
     let monitor = Monitor::disabled();
-    let serving = serve(settings, &loader(settings, &monitor.metrics)?)?;
     let mut stages = pipeline_options(settings);
     if let Some(form) = &options.form {
         stages.encode.form = form.clone();
@@ -67,7 +82,7 @@ pub fn tag(
     let mut rejects = Counted { inner: rejects, lines: 0 };
     let sink = FileSink::new(BufWriter::new(output), &mut rejects, terminator);
     let report = Report::new(monitor.metrics.clone(), "", None);
-    pipeline::run(Box::new(source), sink, &serving, &stages, (&monitor, report), &StopSignal::default())?;
+    pipeline::run(Box::new(source), sink, serving, &stages, (&monitor, report), &StopSignal::default())?;
     Ok(rejects.lines)
 }
 

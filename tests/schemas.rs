@@ -43,6 +43,7 @@ fn part(text: &str, unit: &str, range: &Value) -> String {
 fn the_committed_schemas_are_those_of_the_types() {
     for (of, name) in [
         (Schema::Annotation, "annotation"),
+        (Schema::Bench, "bench"),
         (Schema::DeadLetterHeaders, "dead-letter-headers"),
         (Schema::RolloutControl, "rollout-control"),
         (Schema::RolloutStatus, "rollout-status"),

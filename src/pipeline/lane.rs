@@ -59,7 +59,9 @@ impl<'p> Lane<'p> {
             let started = Instant::now();
             let answers = infer(&mut session, part);
             own.inferred(started.elapsed());
-            tally.ran(part.iter().map(Item::tokens).sum(), started.elapsed());
+            let lengths = part.iter().map(Item::tokens);
+            let slots = lengths.clone().max().unwrap_or_default() * part.len();
+            tally.ran(lengths.sum(), slots, started.elapsed());
             answers.inspect_err(|error| own.failed(error.cause))
         });
         if recovery.slots() != budget {

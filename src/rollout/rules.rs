@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn counts(records: u64, dead_letters: u64, nanos: u64) -> Counts {
-        Counts { records, dead_letters, tokens: records * 10, nanos: records * 10 * nanos }
+        Counts { records, dead_letters, tokens: records * 10, slots: records * 12, nanos: records * 10 * nanos }
     }
 
     /// What a watch says in the end of sightings, one a second.
