@@ -3,7 +3,8 @@
 CARGO ?= cargo
 # The profile that `make demo` builds with: `dev` builds sooner, `release` tags faster.
 DEMO_PROFILE ?= release
-# Arguments of criterion, for `make bench`: the name of a stage, for instance. Those of `make bench-delivery`: --help.
+# Arguments of criterion, for `make bench`: the name of a stage, for instance. Those of `make bench-pipeline` and
+# `make bench-delivery`: --help.
 BENCH ?=
 # For `make faults`: how many seeds, or which: `7,12`.
 SEEDS ?= 20
@@ -32,7 +33,7 @@ TRAINER := $(CARGO) run --release --package vitag-trainer --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test faults pressure rollouts lint audit bench bench-delivery bench-step backfill formats models doc clean
+.PHONY: help setup demo test faults pressure rollouts lint audit bench bench-pipeline bench-delivery bench-step backfill formats models doc clean
 
 help: ## Lists the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +71,10 @@ audit: ## Checks dependencies for known vulnerabilities; needs the advisory data
 bench: ## Measures the stages of the worker; arguments in BENCH
 	$(SETUP) build runtime
 	$(CARGO) bench --bench stages -- $(BENCH)
+
+bench-pipeline: ## Measures the worker, file to file, beside the bare model; arguments of `vitag bench` in BENCH
+	$(SETUP) build runtime
+	$(CARGO) run --release -- bench ceiling pipeline latency $(BENCH)
 
 bench-step: ## Measures a step of pretraining beside one in Python; PYTHON has torch and transformers
 	$(SETUP) build training
