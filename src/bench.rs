@@ -108,7 +108,7 @@ pub fn bench(settings: &Settings, options: &BenchOptions, say: &mut dyn FnMut(&s
         mix::texts(options.mix, options.text.as_deref(), settings.input.max_text_bytes).map_err(BenchError::Text)?;
     let subject = Subject::prepare(&settings, texts, options)?;
     if let Some(path) = &options.save_documents {
-        std::fs::write(path, subject.documents.join("\n") + "\n")?;
+        subject.save(path)?;
     }
     let mut report = Report::new(machine, &subject, options);
     let capacity = throughput(&subject, options, &mut report, say)?;

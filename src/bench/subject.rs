@@ -1,6 +1,12 @@
 //! What is measured: a model with its sessions, and the documents that it reads.
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
+
+use serde_json::json;
 
 use super::BenchError;
 use super::ceiling::Ceiling;
@@ -8,8 +14,9 @@ use super::mix::documents;
 use super::options::{BenchOptions, Size};
 use crate::config::Settings;
 use crate::pipeline::Monitor;
+use crate::record::Reject;
 use crate::serving::{Loader, Version};
-use crate::tokenize::Window;
+use crate::tokenize::{Sentence, Window};
 use crate::worker::{load_model, loader};
 
 /// A model that is loaded, and documents for it.
@@ -82,6 +89,31 @@ impl Subject {
             sample.extend(windows);
         }
         (sample, count)
+    }
+
+    /// Writes the documents to a file, each with the units of its sentences as offsets in code points: another tagger on
+    /// the same documents need not find them itself.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), BenchError> {
+        let mut file = BufWriter::new(File::create(path)?);
+        let sentences = self.texts.iter().map(|text| self.sentences(text)).collect::<Result<Vec<_>, _>>()?;
+        let cycled = self.texts.iter().zip(&sentences).cycle().take(self.documents.len()).enumerate();
+        for (id, (text, sentences)) in cycled {
+            writeln!(file, "{}", json!({ "id": id, "text": text, "sentences": sentences }))?;
+        }
+        Ok(file.flush()?)
+    }
+
+    fn sentences(&self, text: &str) -> Result<Vec<Vec<[usize; 2]>>, Reject> {
+        let tokens = self.version.model().tokenizer.tokenize(text, None)?;
+        let mut code_points = vec![0; text.len() + 1];
+        text.char_indices().enumerate().for_each(|(number, (at, _))| code_points[at] = number);
+        code_points[text.len()] = text.chars().count();
+        let offsets = |unit: &Range<usize>| [code_points[unit.start], code_points[unit.end]];
+        let units = |sentence: &Sentence| tokens.units[sentence.units.clone()].iter().map(offsets).collect();
+        Ok(tokens.sentences.iter().map(units).collect())
     }
 
     /// How many documents take so long.

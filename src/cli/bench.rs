@@ -42,7 +42,8 @@ pub(super) struct BenchArgs {
     /// For search: the file of settings to write.
     #[arg(long, value_name = "FILE", default_value = "vitag-tuned.toml")]
     tuned: PathBuf,
-    /// Write the documents to a file, a JSON object a line, for whoever measures something else on them.
+    /// Write the documents to a file, a JSON object a line with `id`, `text` and the units of its `sentences`, for
+    /// whoever measures something else on them.
     #[arg(long, value_name = "FILE")]
     save_documents: Option<PathBuf>,
     /// Directory of the model; overrides the setting model.path.
