@@ -14,7 +14,7 @@ use crate::tokenize::Window;
 /// Slots of the padded view that are tried for a batch.
 const BUDGETS: [usize; 7] = [128, 256, 512, 1024, 2048, 4096, 8192];
 /// Tokens on which they are tried, and how often.
-const TRIAL_TOKENS: usize = 40_000;
+const TRIAL_TOKENS: usize = 20_000;
 const TRIALS: usize = 3;
 
 /// Batches for a bare loop, with sequences of equal length together as far as there are any: no batcher that knows only
