@@ -17,7 +17,7 @@
 //! [`registry`] are the model, [`serving`] says which version of it a record gets, [`rollout`] changes that by what a topic
 //! says, [`worker`] puts a worker together from its [`config`], [`cli`] from its arguments. [`admin`] and [`telemetry`]
 //! show it from outside; [`dlq`] looks at its dead letters and sends them back; [`backfill`] tags a bounded past,
-//! [`bench`] measures it all.
+//! [`mod@bench`] measures it all.
 //!
 //! Without the feature `worker` the crate is what the trainer shares with it: [`decode`], [`tokenize`], [`pack`],
 //! [`tags`], [`manifest`], [`score`], [`record`].
