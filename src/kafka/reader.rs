@@ -5,7 +5,7 @@ use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -23,6 +23,15 @@ pub(crate) enum ReadError {
     /// A call to the brokers failed.
     #[error("{0}: {1}")]
     Call(&'static str, KafkaError),
+}
+
+/// Pause before a coordinator that is on its way is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Whether the group's coordinator is being elected, moved or loaded: it soon answers.
+fn is_moving(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+    matches!(error.rdkafka_error_code(), Some(NotCoordinator | CoordinatorNotAvailable | CoordinatorLoadInProgress))
 }
 
 /// A partition from its first offset to where it ended at the start, both as a committed reader sees them.
@@ -97,7 +106,13 @@ impl Reader {
         let mut list = TopicPartitionList::new();
         list.add_partition(&partition.topic, partition.id);
         let failed = |e| ReadError::Call("committed_offsets", e);
-        let committed = self.consumer.committed_offsets(list, self.timeout).map_err(failed)?;
+        let deadline = Instant::now() + self.timeout;
+        let committed = loop {
+            match self.consumer.committed_offsets(list.clone(), self.timeout) {
+                Err(error) if is_moving(&error) && Instant::now() < deadline => std::thread::sleep(AGAIN),
+                committed => break committed.map_err(failed)?,
+            }
+        };
         let elements = committed.elements();
         let Some(element) = elements.first() else { return Ok(None) };
         element.error().map_err(failed)?;

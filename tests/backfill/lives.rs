@@ -18,7 +18,7 @@ fn records() -> u32 {
 /// A process that may be killed.
 fn start(stream: &Stream<'_>, instance: &str, more: &[&str]) -> Child {
     let mut command = command(stream, instance, more);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
 }
 
 /// Writes short documents with these ids, as many at a time as a producer holds.
