@@ -1,16 +1,18 @@
-//! The HTTP side of a worker: probes and metrics. No page changes anything.
+//! The HTTP side of a worker: probes and metrics. No page changes the worker; one writes to the control topic, which all
+//! workers follow.
 
 mod health;
+mod publish;
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 use serde_json::json;
@@ -19,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use health::{Beat, Check, Health, Report};
+pub use publish::{Publish, Publisher, Unpublished};
 
 /// Longest wait for open requests once the server is told to stop.
 const GRACE: Duration = Duration::from_secs(2);
@@ -27,10 +30,11 @@ const GRACE: Duration = Duration::from_secs(2);
 struct Served {
     health: Health,
     registry: Registry,
+    publisher: Option<Publisher>,
 }
 
 /// Serves `/livez`, `/readyz`, `/startupz`, `/rollout` and `/metrics` on `address` (such as `0.0.0.0:9464`) until `shutdown`
-/// resolves. Port 0 takes any free one; the address that was bound is returned.
+/// resolves; with a publisher also `POST /rollout/SLOT`. Port 0 takes any free one; the address that was bound is returned.
 ///
 /// # Errors
 /// When the address cannot be bound; the message names the setting.
@@ -38,13 +42,14 @@ pub async fn serve(
     address: &str,
     health: Health,
     registry: Registry,
+    publisher: Option<Publisher>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<(SocketAddr, JoinHandle<io::Result<()>>)> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on admin.address {address:?}: {error}"))
     })?;
     let bound = listener.local_addr()?;
-    Ok((bound, tokio::spawn(run(listener, router(Served { health, registry }), shutdown))))
+    Ok((bound, tokio::spawn(run(listener, router(Served { health, registry, publisher }), shutdown))))
 }
 
 async fn run(
@@ -74,6 +79,7 @@ fn router(served: Served) -> Router {
         .route("/readyz", get(|State(served): State<Served>| async move { report(served.health.ready()) }))
         .route("/startupz", get(|State(served): State<Served>| async move { report(served.health.startup()) }))
         .route("/rollout", get(|State(served): State<Served>| async move { Json(served.health.rollout()) }))
+        .route("/rollout/{slot}", post(publish::publish).layer(DefaultBodyLimit::max(publish::MAX_BYTES)))
         .route("/metrics", get(metrics))
         .fallback(|| async { error(StatusCode::NOT_FOUND) })
         .method_not_allowed_fallback(|| async { error(StatusCode::METHOD_NOT_ALLOWED) })
@@ -101,6 +107,9 @@ fn report(report: Report) -> Response {
 }
 
 fn error(status: StatusCode) -> Response {
-    let reason = status.canonical_reason().unwrap_or("error").to_lowercase();
+    told(status, &status.canonical_reason().unwrap_or("error").to_lowercase())
+}
+
+fn told(status: StatusCode, reason: &str) -> Response {
     (status, Json(json!({ "error": reason }))).into_response()
 }

@@ -151,7 +151,7 @@ impl Rollout {
             orders,
             events,
             wanted,
-            default: default_model(settings, loader),
+            default: default_model(settings, loader, serving),
         });
         let (up, is_up) = bounded(1);
         let beat = health.register("rollout", BEAT);
@@ -272,10 +272,15 @@ fn reporter(
     Ok(report::Reporter::new(topic::Writer::open(settings)?, topics, health.clone(), metrics, status))
 }
 
-fn default_model(settings: &Settings, loader: &Loader) -> Box<dyn Fn() -> Result<admit::Loaded, String> + Send> {
-    let (settings, loader) = (settings.clone(), loader.clone());
+fn default_model(
+    settings: &Settings,
+    loader: &Loader,
+    serving: &Serving,
+) -> Box<dyn Fn() -> Result<admit::Loaded, String> + Send> {
+    let (settings, loader, serving) = (settings.clone(), loader.clone(), serving.clone());
     Box::new(move || {
         let version = load_model(&settings, &loader).map_err(|e| e.to_string())?;
+        serving.admits(&version).map_err(|e| e.to_string())?;
         version.warm_up(settings.batch.max_tokens).map_err(|e| e.to_string())?;
         Ok(admit::Loaded { version, target: None, _cached: None })
     })

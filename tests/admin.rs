@@ -26,7 +26,7 @@ fn serve(health: &Health) -> Server {
     let runtime = Runtime::new().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async move { drop(stopped.await) };
-    let serving = admin::serve("127.0.0.1:0", health.clone(), Registry::new(), shutdown);
+    let serving = admin::serve("127.0.0.1:0", health.clone(), Registry::new(), None, shutdown);
     let (address, task) = runtime.block_on(serving).unwrap();
     Server { runtime, address, task, stop }
 }
@@ -112,7 +112,7 @@ fn the_server_stops_when_told_to() {
 fn an_address_in_use_names_the_setting() {
     let server = serve(&Health::new());
     let address = server.address.to_string();
-    let again = admin::serve(&address, Health::new(), Registry::new(), std::future::pending::<()>());
+    let again = admin::serve(&address, Health::new(), Registry::new(), None, std::future::pending::<()>());
     let error = server.runtime.block_on(again).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains("admin.address"), "{error}");

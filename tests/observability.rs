@@ -132,7 +132,7 @@ fn scraped() -> (String, String) {
     let _live = observe_everything(&telemetry.metrics());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let serving =
-        admin::serve("127.0.0.1:0", Health::new(), telemetry.registry().clone(), std::future::pending::<()>());
+        admin::serve("127.0.0.1:0", Health::new(), telemetry.registry().clone(), None, std::future::pending::<()>());
     let (address, _) = runtime.block_on(serving).unwrap();
     let mut answer = ureq::get(format!("http://{address}/metrics")).call().unwrap();
     let content_type = answer.headers()["content-type"].to_str().unwrap().to_owned();

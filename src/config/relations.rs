@@ -17,6 +17,9 @@ impl Settings {
         if self.output.mode == OutputMode::Merge && self.input.format == Format::Text {
             problems.push("`output.mode` \"merge\" needs `input.format` \"json\": a text has no keys".to_owned());
         }
+        if self.admin.token.is_some() && self.rollout.topic_prefix.is_none() {
+            problems.push("`admin.token` needs `rollout.topic_prefix`: there is no topic to write to".to_owned());
+        }
         problems.extend(self.slot_problems());
         if self.rollout.require_signature && self.rollout.public_key_file.is_none() {
             problems.push("`rollout.require_signature` needs `rollout.public_key_file`; set it".to_owned());

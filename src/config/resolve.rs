@@ -18,6 +18,7 @@ impl Settings {
         let secrets = [
             ("kafka.sasl_password", &mut kafka.sasl_password, &kafka.sasl_password_file),
             ("kafka.ssl_key_password", &mut kafka.ssl_key_password, &kafka.ssl_key_password_file),
+            ("admin.token", &mut self.admin.token, &self.admin.token_file),
         ];
         let mut problems = Vec::new();
         for (key, secret, file) in secrets {

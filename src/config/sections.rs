@@ -484,11 +484,16 @@ impl Default for Rollback {
 pub struct Admin {
     /// Address to listen on, as `host:port`; off if empty.
     pub address: Option<String>,
+    /// Whoever shows this as a bearer token may write desired states to the control topic by `POST /rollout/SLOT`; nobody
+    /// may if it is empty; a secret.
+    pub token: Option<Secret>,
+    /// File that holds the token, instead of `token`.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: Some("127.0.0.1:9464".into()) }
+        Self { address: Some("127.0.0.1:9464".into()), token: None, token_file: None }
     }
 }
 

@@ -200,12 +200,26 @@ impl Worker {
 
     /// A page of its admin address, which must be set to port 0 of 127.0.0.1.
     pub(crate) fn page(&self, path: &str) -> String {
+        let mut answer = ureq::get(self.address(path)).call().expect("the worker answers");
+        answer.body_mut().read_to_string().expect("text")
+    }
+
+    /// Status and answer to a JSON value that is posted to a page, with a bearer token if one is given.
+    pub(crate) fn post(&self, path: &str, token: Option<&str>, value: &str) -> (u16, serde_json::Value) {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut request = agent.post(self.address(path));
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let mut answer = request.send(value).expect("the worker answers");
+        (answer.status().as_u16(), answer.body_mut().read_json().expect("JSON"))
+    }
+
+    fn address(&self, path: &str) -> String {
         let log = self.log();
         let line = log.lines().find(|line| line.contains("serving health and metrics")).expect("the address");
         let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
-        let address = line["address"].as_str().expect("an address");
-        let mut answer = ureq::get(format!("http://{address}{path}")).call().expect("the worker answers");
-        answer.body_mut().read_to_string().expect("text")
+        format!("http://{}{path}", line["address"].as_str().expect("an address"))
     }
 
     /// The values of a metric over all its attributes.

@@ -169,3 +169,34 @@ fn a_bad_canary_is_taken_back_by_the_rules_on_the_whole_fleet() {
     assert!(rollback["found"].as_f64() < Some(0.9) && rollback["records"].as_u64() >= Some(20), "{rollback}");
     assert!(statuses[1]["reason"].as_str().unwrap().contains("taken back by a: rollback.min_agreement"));
 }
+
+#[test]
+fn who_has_the_token_writes_to_the_topic_over_http() {
+    let contrary = versions::contrary("0.2.0");
+    let folder = TempDir::new().unwrap();
+    let token = file(folder.path(), "token", "wide-open-sesame\n").display().to_string();
+    let fleet = Fleet::new(Broker::shared(), 1);
+    let admin = "admin.address=127.0.0.1:0";
+    let (writer, reader) =
+        (fleet.worker("a", &[admin, &format!("admin.token_file={token}")], &[]), fleet.worker("b", &[admin], &[]));
+    fleet.wait_for(&["a", "b"], 0, "ready");
+    let next = desired(1, &target(contrary.path())).to_string();
+    let post = |token, slot: &str, value: &str| writer.post(&format!("/rollout/{slot}"), token, value);
+    assert_eq!(post(None, "default", &next).0, 401);
+    assert_eq!(post(Some("wide-open-sesam"), "default", &next).0, 401);
+    let token = Some("wide-open-sesame");
+    assert_eq!(reader.post("/rollout/default", token, &next).0, 403);
+    assert_eq!(post(token, "other", &next).0, 404);
+    let (status, answer) = post(token, "default", &next.replace("spec_version\":1", "spec_version\":9"));
+    assert_eq!(status, 400);
+    assert!(answer["error"].as_str().unwrap().contains("spec_version 9 is not supported"), "{answer}");
+
+    assert_eq!(post(token, "default", &next), (202, serde_json::json!({ "generation": 1 })));
+    // Both learn it from the topic.
+    for status in fleet.wait_for(&["a", "b"], 1, "ready") {
+        assert_eq!(status["stable"]["version"], "0.2.0");
+    }
+    let (status, answer) = post(token, "default", &next);
+    assert_eq!((status, answer["error"].as_str()), (409, Some("generation 1 is not above 1, which is in force")));
+    assert!(!writer.log().contains("sesame"));
+}
