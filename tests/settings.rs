@@ -12,8 +12,8 @@ use tempfile::TempDir;
 
 const EXAMPLE: &str = "deploy/config/vitag.toml";
 const PASSWORD: &str = "hunter2";
-const COMMANDS: [&str; 10] =
-    ["run", "tag", "backfill", "convert", "dlq", "model", "check-config", "demo", "schema", "completions"];
+const COMMANDS: [&str; 11] =
+    ["run", "tag", "backfill", "convert", "dlq", "model", "bench", "check-config", "demo", "schema", "completions"];
 
 #[test]
 fn the_example_is_in_order() {
