@@ -53,7 +53,7 @@ use crate::manifest::ModelDir;
 use crate::pipeline::Monitor;
 use crate::sink::Sink;
 use crate::source::{Pace, StopSignal};
-use crate::worker::WorkerError;
+use crate::worker::{WorkerError, refused};
 
 /// A job over a part of a topic.
 #[derive(Clone, Debug)]
@@ -215,9 +215,7 @@ pub fn model_path(settings: &Settings, model: &str) -> PathBuf {
 /// The identity of the models of the settings, which are not loaded.
 fn model_identity(settings: &Settings) -> Result<String, BackfillError> {
     let of_slot = |settings: &Settings| {
-        let path = &settings.model.path;
-        let refused = |source| WorkerError::Model { path: path.display().to_string(), source };
-        let dir = ModelDir::open(path).map_err(|e| refused(e.into()))?;
+        let dir = ModelDir::open(&settings.model.path).map_err(|e| refused(settings, e.into()))?;
         Ok(format!("{}-{}", dir.sha256, settings.model.variant))
     };
     Ok(settings.slots().iter().map(of_slot).collect::<Result<Vec<_>, BackfillError>>()?.join(" "))

@@ -27,10 +27,10 @@ pub enum WorkerError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// The model cannot be served.
-    #[error("model {path}: {source}")]
+    #[error("{model}: {source}")]
     Model {
-        /// As set in `model.path` or `model.slots`.
-        path: String,
+        /// The setting that names it, and its directory.
+        model: String,
         /// Why.
         source: ModelError,
     },
@@ -63,9 +63,15 @@ pub fn loader(settings: &Settings, metrics: &Metrics) -> Result<Loader, WorkerEr
 /// # Errors
 /// When the device or a file of the model is missing or not what it should be.
 pub fn load_model(settings: &Settings, loader: &Loader) -> Result<Arc<Version>, WorkerError> {
-    let path = &settings.model.path;
-    let refused = |source| WorkerError::Model { path: path.display().to_string(), source };
-    loader.load(&settings.rollout.slot, path, loader.lanes()).map_err(refused)
+    let refused = |source| refused(settings, source);
+    loader.load(&settings.rollout.slot, &settings.model.path, loader.lanes()).map_err(refused)
+}
+
+/// The model of these settings, those of one slot, cannot be served.
+pub(crate) fn refused(settings: &Settings, source: ModelError) -> WorkerError {
+    let of_slot = format!("model.slots.{}", settings.rollout.slot);
+    let setting = if settings.origin(&of_slot).is_some() { of_slot } else { "model.path".to_owned() };
+    WorkerError::Model { model: format!("{setting} {}", settings.model.path.display()), source }
 }
 
 /// Loads and verifies the models of all slots, and serves them.
@@ -76,8 +82,7 @@ pub fn serve(settings: &Settings, loader: &Loader) -> Result<Serving, WorkerErro
     let serving = slots(settings);
     for (settings, slot) in settings.slots().iter().zip(serving.slots()) {
         let version = load_model(settings, loader)?;
-        let path = settings.model.path.display().to_string();
-        serving.admits(&version).map_err(|source| WorkerError::Model { path, source })?;
+        serving.admits(&version).map_err(|source| refused(settings, source))?;
         slot.route(Routes::to(version));
     }
     Ok(serving)

@@ -277,7 +277,7 @@ fn verify(dir: &Path, settings: &Settings) -> Result<(), Failure> {
 
 fn open(dir: &Path, settings: &Settings) -> Result<std::sync::Arc<Version>, Failure> {
     let loader = loader(settings, &Metrics::disabled())?;
-    let failed = |source| crate::worker::WorkerError::Model { path: dir.display().to_string(), source };
+    let failed = |source| crate::worker::WorkerError::Model { model: dir.display().to_string(), source };
     let version = loader.load(&settings.rollout.slot, dir, 1).map_err(failed)?;
     version.warm_up(settings.batch.max_tokens).map_err(failed)?;
     Ok(version)
