@@ -110,7 +110,7 @@ fn what_a_member_was_to_give_up_when_it_died_is_not_left_to_nobody() {
     first.wait_for_log("partition assigned");
     let _second = stream.worker("b", &[]);
     first.wait();
-    let _again = stream.worker("a", &[]);
+    let _again = stream.worker("a", &["worker.drain_timeout_ms=2000"]);
     stream.feed(0..RECORDS);
     stream.assert_exactly_once(RECORDS);
     stream.wait_until_committed();
@@ -123,7 +123,8 @@ fn partitions_added_while_no_worker_looked_are_not_left_to_nobody() {
     first.wait_for_log("partition assigned");
     first.kill();
     stream.broker.grow_topic(&stream.input, 4);
-    let _again = stream.worker("a", &["kafka.properties.topic.metadata.refresh.interval.ms=300000"]);
+    let metadata = "kafka.properties.topic.metadata.refresh.interval.ms=300000";
+    let _again = stream.worker("a", &[metadata, "worker.drain_timeout_ms=2000"]);
     stream.feed(0..RECORDS);
     stream.assert_exactly_once(RECORDS);
     Stream { partitions: 4, ..stream }.wait_until_committed();

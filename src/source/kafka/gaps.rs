@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Buf;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -16,7 +16,7 @@ use rdkafka::error::KafkaError;
 
 use super::KafkaSourceOptions;
 
-/// Between two looks. A member that lives and has to give something up hears of it sooner, by its heartbeat.
+/// Between two looks, and how long a member that lives takes to hear that it has to give something up, by its heartbeat.
 const PAUSE: Duration = Duration::from_secs(3);
 /// Between two looks that show nothing, in the end.
 const LONG_PAUSE: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ impl LookOut {
     /// When librdkafka refuses a setting.
     pub(super) fn start(options: &KafkaSourceOptions) -> Result<Self, KafkaError> {
         let client: BaseConsumer = options.connection.client(&options.properties).create()?;
-        let watch = GapWatch::new(&options.group_id, &options.topics);
+        let watch = GapWatch::new(&options.group_id, &options.topics, options.drain_timeout + PAUSE);
         let (asks, rejoin) = bounded(1);
         let (until_dropped, dropped) = bounded(0);
         let run = move || watch.run(&client, &asks, &dropped);
@@ -56,8 +56,10 @@ impl LookOut {
 struct GapWatch {
     group: String,
     topics: Vec<String>,
-    /// What the last look found to be nobody's.
-    gap: Partitions,
+    /// How long a member that lives may take to give something up.
+    patience: Duration,
+    /// What has been nobody's, and since when.
+    gap: Option<(Partitions, Instant)>,
     pause: Duration,
 }
 
@@ -73,8 +75,8 @@ enum Advice {
 }
 
 impl GapWatch {
-    fn new(group: &str, topics: &[String]) -> Self {
-        Self { group: group.to_owned(), topics: topics.to_vec(), gap: Partitions::new(), pause: PAUSE }
+    fn new(group: &str, topics: &[String], patience: Duration) -> Self {
+        Self { group: group.to_owned(), topics: topics.to_vec(), patience, gap: None, pause: PAUSE }
     }
 
     fn run(mut self, client: &BaseConsumer, rejoin: &Sender<()>, dropped: &Receiver<Infallible>) {
@@ -83,7 +85,7 @@ impl GapWatch {
                 tracing::debug!(%error, "cannot see what the members of the group have");
                 None
             });
-            match self.judge(found) {
+            match self.judge(found, Instant::now()) {
                 Advice::Done => return,
                 Advice::Wait => {}
                 // One that is not taken yet will do.
@@ -113,9 +115,9 @@ impl GapWatch {
         Ok(Some(nobodys))
     }
 
-    fn judge(&mut self, found: Option<Partitions>) -> Advice {
+    fn judge(&mut self, found: Option<Partitions>, now: Instant) -> Advice {
         let Some(nobodys) = found else {
-            self.gap.clear();
+            self.gap = None;
             self.pause = (self.pause * 2).min(LONG_PAUSE);
             return Advice::Wait;
         };
@@ -123,10 +125,13 @@ impl GapWatch {
         if nobodys.is_empty() {
             return Advice::Done;
         }
-        // Seen once, it may be about to change hands.
-        let stays = !self.gap.is_disjoint(&nobodys);
-        self.gap = if stays { Partitions::new() } else { nobodys };
-        if stays { Advice::Rejoin } else { Advice::Wait }
+        let before = self.gap.take().filter(|(gap, _)| !gap.is_disjoint(&nobodys));
+        let (gap, since) = before.map_or((nobodys.clone(), now), |(gap, since)| (&gap & &nobodys, since));
+        if now - since >= self.patience {
+            return Advice::Rejoin;
+        }
+        self.gap = Some((gap, since));
+        Advice::Wait
     }
 }
 
@@ -162,26 +167,29 @@ mod tests {
     }
 
     fn watch() -> GapWatch {
-        GapWatch::new("group", &["in".to_owned()])
+        GapWatch::new("group", &["in".to_owned()], Duration::from_secs(8))
     }
 
     #[test]
-    fn what_is_nobodys_for_two_looks_asks_for_a_rebalance() {
-        let mut watch = watch();
-        assert_eq!(watch.judge(some(&[0, 1])), Advice::Wait);
-        assert_eq!(watch.judge(some(&[1])), Advice::Rejoin);
-        assert_eq!(watch.judge(some(&[1])), Advice::Wait, "the rebalance takes its time");
-        assert_eq!(watch.judge(some(&[])), Advice::Done);
+    fn what_stays_nobodys_asks_for_a_rebalance() {
+        let (mut watch, start) = (watch(), Instant::now());
+        let mut judge = |ids: &[i32], seconds| watch.judge(some(ids), start + Duration::from_secs(seconds));
+        assert_eq!(judge(&[0, 1], 0), Advice::Wait);
+        assert_eq!(judge(&[1], 7), Advice::Wait);
+        assert_eq!(judge(&[1, 2], 8), Advice::Rejoin);
+        assert_eq!(judge(&[1], 9), Advice::Wait, "the rebalance takes its time");
+        assert_eq!(judge(&[], 10), Advice::Done);
     }
 
     #[test]
     fn what_changes_hands_or_cannot_be_seen_does_not() {
-        let mut watch = watch();
-        assert_eq!(watch.judge(some(&[0])), Advice::Wait);
-        assert_eq!(watch.judge(some(&[1])), Advice::Wait, "another partition");
-        assert_eq!(watch.judge(None), Advice::Wait);
-        assert_eq!(watch.judge(some(&[1])), Advice::Wait, "a rebalance lay between");
-        (0..9).for_each(|_| assert_eq!(watch.judge(None), Advice::Wait));
+        let (mut watch, start) = (watch(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(watch.judge(some(&[0]), at(0)), Advice::Wait);
+        assert_eq!(watch.judge(some(&[1]), at(9)), Advice::Wait, "another partition");
+        assert_eq!(watch.judge(None, at(12)), Advice::Wait);
+        assert_eq!(watch.judge(some(&[1]), at(19)), Advice::Wait, "a rebalance lay between");
+        (20..29).for_each(|seconds| assert_eq!(watch.judge(None, at(seconds)), Advice::Wait));
         assert_eq!(watch.pause, LONG_PAUSE);
     }
 
