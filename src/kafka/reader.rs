@@ -71,7 +71,7 @@ impl Reader {
         properties: &BTreeMap<String, String>,
         group: &str,
         timeout: Duration,
-    ) -> Result<Self, ReadError> {
+    ) -> Result<Self, ConnectError> {
         let mut config = onlooker_config(&connection, properties, group);
         // A fetch that waits for more holds up the next partition.
         config.set("fetch.wait.max.ms", "10");
@@ -194,7 +194,7 @@ impl Reader {
         Err(self.unavailable(format!("{partition}: {reason}")).into())
     }
 
-    /// The group of this reader, which has no member.
+    /// For what else can be asked: about the reader's group, for instance.
     pub(crate) fn consumer(&self) -> &BaseConsumer<Onlooker> {
         &self.consumer
     }

@@ -87,7 +87,6 @@ impl KafkaSource {
         let input = |topic: &String| (topic.clone(), metrics.input(topic, &options.group_id));
         let consumed = options.topics.iter().map(input).collect();
         let look_out = options.group_instance_id.as_ref().map(|_| LookOut::start(&options));
-        let look_out = look_out.transpose().map_err(|e| ConnectError::config(&e))?;
         Ok(Self {
             course: options.bounds.clone().map(Course::new),
             options,

@@ -7,49 +7,65 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::Consumer as _;
 
 use super::KafkaSourceOptions;
+use crate::kafka::{ReadError, Reader};
 
 /// Between two looks, and how long a member that lives takes to hear that it has to give something up, by its heartbeat.
 const PAUSE: Duration = Duration::from_secs(3);
 /// Between two looks that show nothing, in the end.
 const LONG_PAUSE: Duration = Duration::from_secs(60);
-/// Longest wait for an answer.
-const ANSWER: Duration = Duration::from_secs(10);
+/// Longest wait for an answer, and so of the end of a worker for one.
+const ANSWER: Duration = Duration::from_secs(3);
 
 type Partitions = BTreeSet<(String, i32)>;
 
 /// A look-out for gaps, on a thread and a connection of its own: behind a fetch that waits for records, an answer would
-/// hold up the polling.
+/// hold up the polling. Both are gone when it is dropped.
 pub(super) struct LookOut {
     rejoin: Receiver<()>,
-    _until_dropped: Sender<Infallible>,
+    until_dropped: Option<Sender<Infallible>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl LookOut {
     /// Looks from now on, until every partition is somebody's.
-    ///
-    /// # Errors
-    /// When librdkafka refuses a setting.
-    pub(super) fn start(options: &KafkaSourceOptions) -> Result<Self, KafkaError> {
-        let client: BaseConsumer = options.connection.client(&options.properties).create()?;
+    pub(super) fn start(options: &KafkaSourceOptions) -> Self {
         let watch = GapWatch::new(&options.group_id, &options.topics, options.drain_timeout + PAUSE);
+        let (connection, properties) = (options.connection.clone(), options.properties.clone());
         let (asks, rejoin) = bounded(1);
         let (until_dropped, dropped) = bounded(0);
-        let run = move || watch.run(&client, &asks, &dropped);
-        std::thread::Builder::new().name("gaps".into()).spawn(run).expect("a thread can be started");
-        Ok(Self { rejoin, _until_dropped: until_dropped })
+        let run = move || {
+            // A run that is over before the first look needs no connection for it.
+            if dropped.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            match Reader::new(connection, &properties, &watch.group, ANSWER) {
+                Ok(reader) => watch.run(&reader, &asks, &dropped),
+                Err(error) => tracing::warn!(%error, "cannot see what the members of the group have"),
+            }
+        };
+        let thread = std::thread::Builder::new().name("gaps".into()).spawn(run).expect("a thread can be started");
+        Self { rejoin, until_dropped: Some(until_dropped), thread: Some(thread) }
     }
 
     /// Whether to leave the group and join it again, for the sake of the rebalance.
     pub(super) fn wants_rejoin(&self) -> bool {
         self.rejoin.try_recv().is_ok()
+    }
+}
+
+impl Drop for LookOut {
+    fn drop(&mut self) {
+        drop(self.until_dropped.take());
+        // One that has panicked has said so.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -79,9 +95,9 @@ impl GapWatch {
         Self { group: group.to_owned(), topics: topics.to_vec(), patience, gap: None, pause: PAUSE }
     }
 
-    fn run(mut self, client: &BaseConsumer, rejoin: &Sender<()>, dropped: &Receiver<Infallible>) {
-        while dropped.recv_timeout(self.pause) == Err(RecvTimeoutError::Timeout) {
-            let found = self.look(client).unwrap_or_else(|error| {
+    fn run(mut self, reader: &Reader, rejoin: &Sender<()>, dropped: &Receiver<Infallible>) {
+        loop {
+            let found = self.look(reader).unwrap_or_else(|error| {
                 tracing::debug!(%error, "cannot see what the members of the group have");
                 None
             });
@@ -91,21 +107,23 @@ impl GapWatch {
                 // One that is not taken yet will do.
                 Advice::Rejoin => drop(rejoin.try_send(())),
             }
+            if dropped.recv_timeout(self.pause) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
         }
     }
 
     /// The partitions that nobody has; none while the group rebalances, or shows nothing.
-    fn look(&self, client: &BaseConsumer) -> Result<Option<Partitions>, KafkaError> {
-        let groups = client.fetch_group_list(Some(&self.group), ANSWER)?;
+    fn look(&self, reader: &Reader) -> Result<Option<Partitions>, ReadError> {
+        let groups = reader.consumer().fetch_group_list(Some(&self.group), ANSWER);
+        let groups = groups.map_err(|e| ReadError::Call("fetch_group_list", e))?;
         let Some(group) = groups.groups().iter().find(|group| group.name() == self.group && group.state() == "Stable")
         else {
             return Ok(None);
         };
         let mut nobodys = Partitions::new();
         for topic in &self.topics {
-            let metadata = client.fetch_metadata(Some(topic), ANSWER)?;
-            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-            nobodys.extend(partitions.map(|partition| (topic.clone(), partition.id())));
+            nobodys.extend((0..reader.partitions(topic, "input.topics")?).map(|id| (topic.clone(), id)));
         }
         for member in group.members() {
             let bytes = member.assignment().unwrap_or_default();
