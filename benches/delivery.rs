@@ -16,6 +16,7 @@ use clap::Parser;
 use common::broker::{Broker, Received};
 use common::worker::{Finally, SOON, Stream, Worker};
 use serde_json::{Value, json};
+use vitag::bench::figure::Figure;
 
 /// Time-outs of group and transactions in these figures, in milliseconds; a silent worker counts as dead after the one,
 /// and what it left open is aborted after the other.
@@ -56,9 +57,11 @@ fn main() {
 
 /// The figures of one quantity, shown and kept.
 fn figure(what: &str, mut values: Vec<f64>) -> Value {
+    if values.is_empty() {
+        return Value::Null;
+    }
     values.sort_by(f64::total_cmp);
-    let (Some(least), Some(most)) = (values.first(), values.last()) else { return Value::Null };
-    let median = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
+    let Figure { median, least, most, values } = Figure::of(values);
     println!("| {what} | {median:.3} | {least:.3} | {most:.3} | {} |", values.len());
     json!({ "what": what, "median": median, "values": values })
 }

@@ -31,8 +31,7 @@ use self::machine::Machine;
 use self::options::{Arrivals, BenchOptions, Size, Stage};
 use self::pipeline::Files;
 use self::report::{Report, SearchReport};
-use self::run::{Ratio, Run, StageReport};
-use self::search::in_turn;
+use self::run::{Ratio, Run, StageReport, in_turns};
 use self::subject::Subject;
 use crate::config::{Input, Settings};
 use crate::infer::InferError;
@@ -135,19 +134,16 @@ fn throughput(
     let stages: Vec<Stage> = timed.into_iter().filter(|stage| options.stages.contains(stage)).collect();
     let ceiling = stages.contains(&Stage::Ceiling).then(|| Ceiling::search(subject)).transpose()?;
     let files = Files::write(subject)?;
-    let mut runs = vec![Vec::new(); stages.len()];
-    for repeat in 0..=options.repeats {
-        for number in in_turn(stages.len(), repeat) {
-            let run = match (stages[number], &ceiling) {
-                (Stage::Ceiling, Some(ceiling)) => ceiling.run(&subject.version)?,
-                (Stage::Kafka, _) => kafka::run(subject, options.partitions)?,
-                _ => files.run(subject)?,
-            };
-            let name = if repeat == 0 { "warm-up".to_owned() } else { format!("run {repeat} of {}", options.repeats) };
-            say(&format!("{}, {name}: {:.0} documents/s", stages[number].name(), run.documents / run.seconds));
-            runs[number].extend((repeat > 0).then_some(run));
-        }
-    }
+    let runs = in_turns(stages.len(), (1, options.repeats), |number, repeat| {
+        let run = match (stages[number], &ceiling) {
+            (Stage::Ceiling, Some(ceiling)) => ceiling.run(&subject.version)?,
+            (Stage::Kafka, _) => kafka::run(subject, options.partitions)?,
+            _ => files.run(subject)?,
+        };
+        let name = if repeat == 0 { "warm-up".to_owned() } else { format!("run {repeat} of {}", options.repeats) };
+        say(&format!("{}, {name}: {:.0} documents/s", stages[number].name(), run.documents / run.seconds));
+        Ok(run)
+    })?;
     let note = |stage: Stage| match (stage, &ceiling) {
         (Stage::Ceiling, Some(ceiling)) => format!("batches of {} slots", ceiling.budget),
         (Stage::Kafka, _) => format!("{} partitions", options.partitions),

@@ -8,15 +8,14 @@ mod model;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::admin::{self, Health, Publisher, Unpublished};
+use crate::admin::{self, Health};
 use crate::backfill::BackfillError;
 use crate::bench::BenchError;
-use crate::config::{ConfigError, Secret, Settings, Sources};
+use crate::config::{ConfigError, Settings, Sources};
 use crate::convert::{ConvertError, Kind, Style, convert};
 use crate::decode::Format;
 use crate::demo::{self, DemoError, DemoOptions};
@@ -24,7 +23,7 @@ use crate::dlq::DlqError;
 use crate::encode::Form;
 use crate::kafka::ConnectError;
 use crate::pipeline::Monitor;
-use crate::rollout::{Desired, FleetError, RolloutError, publish_desired};
+use crate::rollout::{self, FleetError, RolloutError};
 use crate::schema::Schema;
 use crate::source::StopSignal;
 use crate::tag::{TagOptions, tag};
@@ -350,7 +349,7 @@ fn run(arguments: SettingsArgs) -> Result<(), Failure> {
         let until = async move {
             let _ = shutdown.await;
         };
-        let publisher = settings.admin.token.clone().map(|token| publisher(token, &settings));
+        let publisher = settings.admin.token.clone().map(|token| rollout::publisher(token, &settings));
         let serving = admin::serve(address, health.clone(), telemetry.registry().clone(), publisher, until);
         let (bound, _) = runtime.block_on(serving).map_err(|e| start(&e))?;
         tracing::info!(address = %bound, "serving health and metrics");
@@ -363,23 +362,6 @@ fn run(arguments: SettingsArgs) -> Result<(), Failure> {
     telemetry.shutdown(Duration::from_secs(5));
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(result?)
-}
-
-/// What writes desired states for whoever asks the admin port.
-fn publisher(token: Secret, settings: &Settings) -> Publisher {
-    let settings = settings.clone();
-    let publish = move |slot: &str, seen: u64, value: &[u8]| {
-        let desired = Desired::read(value).map_err(Unpublished::Malformed)?;
-        if desired.generation <= seen {
-            let reason = format!("generation {} is not above {seen}, which is in force", desired.generation);
-            return Err(Unpublished::Outdated(reason));
-        }
-        let mut of_slot = settings.clone();
-        of_slot.rollout.slot = slot.to_owned();
-        publish_desired(&of_slot, &desired).map_err(|error| Unpublished::Unwritten(error.to_string()))?;
-        Ok(desired.generation)
-    };
-    Publisher::new(token, Arc::new(publish))
 }
 
 fn run_tag(arguments: TagArgs) -> Result<(), Failure> {

@@ -328,17 +328,17 @@ fn send_windows(
     readings: Vec<Reading>,
     to_batch: &Sender<Item>,
 ) -> bool {
-    let windows: Vec<usize> = readings.iter().map(|reading| reading.answers.len()).collect();
+    let windows = readings.iter().map(|reading| reading.answers.len()).sum();
     let Record { position, original, payload: span } = record;
     let request = Arc::new(Request {
         record: Record { position, original, payload: () },
         span: Mutex::new(span),
         document,
         readings,
-        missing: AtomicUsize::new(windows.iter().sum()),
+        missing: AtomicUsize::new(windows),
     });
-    let mut items =
-        windows.iter().enumerate().flat_map(|(slot, &windows)| (0..windows).map(move |window| (slot, window)));
+    let windows = |(slot, reading): (usize, &Reading)| (0..reading.answers.len()).map(move |window| (slot, window));
+    let mut items = request.readings.iter().enumerate().flat_map(windows);
     items.all(|(slot, window)| to_batch.send(Item { request: request.clone(), slot, window }).is_ok())
 }
 

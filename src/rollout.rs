@@ -53,7 +53,7 @@ pub use cache::{Cache, Cached};
 pub use compare::{Agreement, tag};
 pub use desired::{CanaryTarget, Desired, SPEC_VERSION, ShadowTarget, Target};
 pub use fetch::{FetchError, FetchOptions, Fetcher, Limits};
-pub use fleet::{Fleet, FleetError, Progress, Worker, publish_desired, publish_model, wait};
+pub use fleet::{Fleet, FleetError, Progress, Worker, publish_desired, publish_model, publisher, wait};
 pub use signature::{PublicKey, SIGNATURE, sign};
 pub use status::{Refused, Rollback, Served, State, Status};
 

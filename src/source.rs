@@ -95,6 +95,9 @@ pub struct Intake {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stopped;
 
+/// For [`Intake::drain`]: the committer answers when all is committed, or when it fails.
+pub(crate) const NO_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
+
 impl Intake {
     /// An intake without partitions; `growth` is what the stages learn of the size of outputs.
     pub fn new(

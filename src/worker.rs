@@ -93,8 +93,12 @@ fn slots(settings: &Settings) -> Serving {
     Serving::new(settings.slots().iter().map(|_| Slot::default()))
 }
 
+/// Cores that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 fn lanes(settings: &Settings) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if settings.lanes.count == 0 { cores() } else { settings.lanes.count }
 }
 

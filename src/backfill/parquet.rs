@@ -25,14 +25,28 @@ impl RemoteFile {
         Self { folder: folder.clone(), file: file.clone() }
     }
 
+    /// The file as a table: its footer is read.
+    pub(super) fn table(self) -> Result<Table, String> {
+        ParquetRecordBatchReaderBuilder::try_new(self).map(Table).map_err(|e| e.to_string())
+    }
+}
+
+/// A file whose footer was read.
+pub(super) struct Table(ParquetRecordBatchReaderBuilder<RemoteFile>);
+
+impl Table {
+    /// The names of the columns.
+    pub(super) fn columns(&self) -> Vec<String> {
+        self.0.schema().fields().iter().map(|field| field.name().clone()).collect()
+    }
+
     /// The rows of a group, the columns of these names alone; of all if none are given.
     pub(super) fn rows(
         self,
         group: usize,
         columns: Option<&[String]>,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, String>>, String> {
-        let text = |e: ParquetError| e.to_string();
-        let builder = ParquetRecordBatchReaderBuilder::try_new(self).map_err(text)?;
+        let Self(builder) = self;
         let mask = match columns {
             None => ProjectionMask::all(),
             Some(names) => {
@@ -42,13 +56,8 @@ impl RemoteFile {
             }
         };
         let builder = builder.with_row_groups(vec![group]).with_projection(mask).with_batch_size(BATCH_ROWS);
-        Ok(builder.build().map_err(text)?.map(|batch| batch.map_err(|e| e.to_string())))
-    }
-
-    /// The names of the columns.
-    pub(super) fn columns(self) -> Result<Vec<String>, String> {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(self).map_err(|e| e.to_string())?;
-        Ok(builder.schema().fields().iter().map(|field| field.name().clone()).collect())
+        let batches = builder.build().map_err(|e| e.to_string())?;
+        Ok(batches.map(|batch| batch.map_err(|e| e.to_string())))
     }
 }
 

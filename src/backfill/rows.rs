@@ -144,9 +144,9 @@ fn read_parquet(split: &Split, options: &RowOptions, each: &mut Each<'_>) -> Res
     let Piece::RowGroup(group, mut number, _) = split.piece else {
         return Err("a Parquet file is read by row groups".to_owned());
     };
-    has_columns(&RemoteFile::new(&split.folder, &split.file).columns()?, options)?;
-    let file = RemoteFile::new(&split.folder, &split.file);
-    for batch in file.rows(group, options.columns.as_deref())? {
+    let table = RemoteFile::new(&split.folder, &split.file).table()?;
+    has_columns(&table.columns(), options)?;
+    for batch in table.rows(group, options.columns.as_deref())? {
         let batch = batch.map_err(|e| format!("cannot be read to its end: {e}"))?;
         for row in json_rows(&batch).map_err(|e| e.to_string())? {
             if each(number as i64, row.into()).is_break() {

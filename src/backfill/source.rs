@@ -14,7 +14,7 @@ use super::summary::Unread;
 use super::tally::Tally;
 use super::task::{Task, TaskReader};
 use crate::record::Partition;
-use crate::source::{Intake, IntakeOptions, Pace, Source, SourceError, StopSignal};
+use crate::source::{Intake, IntakeOptions, NO_DEADLINE, Pace, Source, SourceError, StopSignal};
 
 /// Tasks that are read or on their way at a time: while the last records of one are tagged, the next is read.
 const TASKS_AT_ONCE: usize = 4;
@@ -22,8 +22,6 @@ const TASKS_AT_ONCE: usize = 4;
 const LOOK: Duration = Duration::from_millis(2);
 /// How late it may look.
 const LONGEST_LOOK: Duration = Duration::from_millis(50);
-/// The committer answers a drain when it is complete, or when it fails.
-const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Tasks that could not be read.
 pub(super) type Failed = Arc<Mutex<Vec<Unread>>>;
@@ -68,7 +66,7 @@ impl TaskSource {
             stopped = stop.is_draining() || intake.admit(&partition, message).is_err();
             if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        let arrived = intake.drain(&[partition], PATIENCE);
+        let arrived = intake.drain(&[partition], NO_DEADLINE);
         Ok(Sent { task, read: (!stopped).then_some(read), arrived })
     }
 

@@ -13,6 +13,7 @@ use super::subject::Subject;
 use super::topics::Topics;
 use crate::admin::Health;
 use crate::config::{Delivery, OffsetReset, Settings};
+use crate::kafka::onlooker_config;
 use crate::pipeline::Monitor;
 use crate::source::StopSignal;
 use crate::worker;
@@ -64,9 +65,9 @@ struct Reader<'t> {
 
 impl<'t> Reader<'t> {
     fn of(topics: &'t Topics) -> Result<Self, BenchError> {
-        let mut config = topics.connection.client(&topics.consumer_properties);
-        config.set("group.id", "unused").set("enable.auto.commit", "false").set("isolation.level", "read_committed");
-        let consumer: BaseConsumer = config.create()?;
+        let mut config = onlooker_config(&topics.connection, &topics.consumer_properties, &topics.group);
+        // More will come where nothing more is for now.
+        let consumer: BaseConsumer = config.set("enable.partition.eof", "false").create()?;
         let mut assigned = TopicPartitionList::new();
         for topic in [&topics.output, &topics.dead_letters] {
             for partition in 0..topics.partitions {

@@ -5,6 +5,8 @@ use std::fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::worker::cores;
+
 /// The machine, as far as it tells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Machine {
@@ -34,11 +36,6 @@ impl Machine {
             load_before: read("/proc/loadavg").and_then(|load| load.split(' ').next()?.parse().ok()),
         }
     }
-}
-
-/// Cores that this process may use.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Processor time of this process so far, over all threads, in seconds.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::BenchError;
 use super::figure::Figure;
 use super::machine::cpu_seconds;
 use crate::serving::Counts;
@@ -61,6 +62,27 @@ impl Clock {
         let seconds = self.started.elapsed().as_secs_f64();
         Run { documents: documents as f64, seconds, cpu_seconds: cpu_seconds() - self.cpu, model }
     }
+}
+
+/// Runs `count` things in turns, forwards and backwards, so that what drifts favours none: so often to warm up, then so
+/// often for their outcomes. `run` is given the number of the thing, and of the repeat with those that warm up.
+///
+/// # Errors
+/// The first of a run.
+pub fn in_turns<R>(
+    count: usize,
+    (warm_ups, repeats): (usize, usize),
+    mut run: impl FnMut(usize, usize) -> Result<R, BenchError>,
+) -> Result<Vec<Vec<R>>, BenchError> {
+    let mut outcomes: Vec<Vec<R>> = (0..count).map(|_| Vec::new()).collect();
+    for repeat in 0..warm_ups + repeats {
+        for turn in 0..count {
+            let number = if repeat.is_multiple_of(2) { turn } else { count - 1 - turn };
+            let outcome = run(number, repeat)?;
+            outcomes[number].extend((repeat >= warm_ups).then_some(outcome));
+        }
+    }
+    Ok(outcomes)
 }
 
 /// A stage over the repeats.
@@ -125,5 +147,21 @@ impl Ratio {
             of_time: ratio(|stage| &stage.documents_per_second),
             of_cpu_time: ratio(|stage| &stage.documents_per_cpu_second),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_go_forwards_and_backwards_and_those_that_warm_up_do_not_count() {
+        let mut order = Vec::new();
+        let outcomes = in_turns(3, (1, 2), |number, repeat| {
+            order.push(number);
+            Ok(10 * repeat + number)
+        });
+        assert_eq!(order, [0, 1, 2, 2, 1, 0, 0, 1, 2]);
+        assert_eq!(outcomes.unwrap(), [[10, 20], [11, 21], [12, 22]]);
     }
 }

@@ -6,12 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::figure::{Figure, percentile};
-use super::machine::cores;
 use super::options::{BenchOptions, Size};
 use super::pipeline::Files;
+use super::run::in_turns;
 use super::subject::Subject;
 use super::{BenchError, latency};
 use crate::config::Settings;
+use crate::worker::cores;
 
 /// A candidate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -147,17 +148,13 @@ fn throughputs(
     say: &mut dyn FnMut(&str),
 ) -> Result<Vec<Figure>, BenchError> {
     let subjects = candidates.iter().map(|(_, settings)| subject.with(settings)).collect::<Result<Vec<_>, _>>()?;
-    let mut rates = vec![Vec::new(); candidates.len()];
     let files = Files::write(subject)?;
-    for repeat in 0..=repeats {
-        for number in in_turn(candidates.len(), repeat) {
-            let run = files.run(&subjects[number])?;
-            let rate = run.documents / run.seconds;
-            say(&format!("{}: {rate:.0} documents/s", candidates[number].0));
-            // The first warms up.
-            rates[number].extend((repeat > 0).then_some(rate));
-        }
-    }
+    let rates = in_turns(candidates.len(), (1, repeats), |number, _| {
+        let run = files.run(&subjects[number])?;
+        let rate = run.documents / run.seconds;
+        say(&format!("{}: {rate:.0} documents/s", candidates[number].0));
+        Ok(rate)
+    })?;
     Ok(rates.into_iter().map(Figure::of).collect())
 }
 
@@ -173,20 +170,12 @@ fn latencies(
         Size::Documents(count) => count as f64 / rate,
         Size::Seconds(seconds) => seconds,
     };
-    let mut times = vec![Vec::new(); candidates.len()];
-    for repeat in 0..options.repeats {
-        for number in in_turn(candidates.len(), repeat) {
-            let p99 = percentile(&latency::run(&subjects[number], rate, seconds, options.partitions)?, 0.99) * 1e3;
-            say(&format!("{}: 99th percentile {p99:.1} ms at {rate:.0} documents/s", candidates[number].0));
-            times[number].push(p99);
-        }
-    }
+    let times = in_turns(candidates.len(), (0, options.repeats), |number, _| {
+        let p99 = percentile(&latency::run(&subjects[number], rate, seconds, options.partitions)?, 0.99) * 1e3;
+        say(&format!("{}: 99th percentile {p99:.1} ms at {rate:.0} documents/s", candidates[number].0));
+        Ok(p99)
+    })?;
     Ok(times.into_iter().map(Figure::of).collect())
-}
-
-/// Numbers below `count`, forwards and backwards in turn, so that what drifts favours none.
-pub(super) fn in_turn(count: usize, repeat: usize) -> Vec<usize> {
-    if repeat.is_multiple_of(2) { (0..count).collect() } else { (0..count).rev().collect() }
 }
 
 #[cfg(test)]

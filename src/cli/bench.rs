@@ -64,7 +64,7 @@ fn positive(text: &str) -> Result<f64, String> {
 pub(super) fn run(arguments: BenchArgs) -> Result<(), Failure> {
     let mut settings = arguments.settings.load()?;
     if let Some(model) = arguments.model {
-        settings.model.path = model;
+        settings.model.serve_only(model);
     }
     quiet_logs(&settings)?;
     let options = BenchOptions {

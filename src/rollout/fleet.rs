@@ -1,6 +1,7 @@
 //! The whole fleet from outside: what a slot shall serve, and what every worker says of it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -13,7 +14,8 @@ use super::signature::{SIGNATURE, sign};
 use super::status::{State, Status};
 use super::topic::{Writer, read_all};
 use super::{control_topic, status_topic};
-use crate::config::Settings;
+use crate::admin::{Publisher, Unpublished};
+use crate::config::{Secret, Settings};
 use crate::kafka::ConnectError;
 use crate::manifest::{ManifestError, ModelDir};
 
@@ -241,6 +243,23 @@ pub fn publish_desired(settings: &Settings, desired: &Desired) -> Result<(), Fle
     let sent = writer.send(&topic, &settings.rollout.slot, Some(&value));
     let written = sent.and_then(|()| writer.flush(patience));
     written.map_err(|reason| FleetError::Write { topic, reason })
+}
+
+/// What writes desired states for whoever asks the admin port.
+pub fn publisher(token: Secret, settings: &Settings) -> Publisher {
+    let settings = settings.clone();
+    let publish = move |slot: &str, seen: u64, value: &[u8]| {
+        let desired = Desired::read(value).map_err(Unpublished::Malformed)?;
+        if desired.generation <= seen {
+            let reason = format!("generation {} is not above {seen}, which is in force", desired.generation);
+            return Err(Unpublished::Outdated(reason));
+        }
+        let mut of_slot = settings.clone();
+        of_slot.rollout.slot = slot.to_owned();
+        publish_desired(&of_slot, &desired).map_err(|error| Unpublished::Unwritten(error.to_string()))?;
+        Ok(desired.generation)
+    };
+    Publisher::new(token, Arc::new(publish))
 }
 
 /// Uploads a model: to an archive if the URI ends in `.tar.zst`, else into the folder of that URI. With a private key, its

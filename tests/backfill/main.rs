@@ -15,20 +15,13 @@ use std::process::Child;
 
 use cli::{Ended, feed, vitag};
 use common::broker::Message;
-use common::worker::{Stream, id};
+use common::worker::{QUICK, Stream, id};
 use serde_json::{Value, json};
 
 /// The command of a process of the job `june`.
 fn command(stream: &Stream<'_>, instance: &str, more: &[&str]) -> std::process::Command {
-    let quick = [
-        "kafka.session_timeout_ms=6000",
-        "kafka.consumer_properties.heartbeat.interval.ms=500",
-        "kafka.transaction_timeout_ms=10000",
-        "commit.interval_ms=50",
-        "lanes.count=1",
-        "telemetry.log_level=info",
-    ];
-    let own = stream.settings(instance).into_iter().chain(quick.map(str::to_owned));
+    let quick = QUICK.into_iter().chain(["telemetry.log_level=info"]).map(str::to_owned);
+    let own = stream.settings(instance).into_iter().chain(quick);
     let sets = own.flat_map(|setting| ["--set".to_owned(), setting]);
     let arguments = ["backfill", "--job", "june", "--json"].into_iter().chain(more.iter().copied());
     vitag(arguments.map(str::to_owned).chain(sets))

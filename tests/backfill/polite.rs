@@ -15,11 +15,7 @@ use super::{backfill, command, end, summary};
 #[test]
 fn a_job_rests_while_the_live_group_lags() {
     let stream = Stream::new(Broker::shared(), 1);
-    stream.feed(0..5);
-    let mut worker = stream.worker("live", &[]);
-    stream.wait_until_committed();
-    worker.terminate();
-    worker.wait();
+    stream.feed_and_tag(0..5);
     stream.feed(5..40);
     let folder = TempDir::new().unwrap();
     let polite = ["--output", folder.path().to_str().unwrap(), "--max-lag-of", &stream.group, "--max-lag", "10"];

@@ -76,11 +76,7 @@ fn records_are_chosen_by_partition_header_content_and_number() {
 #[test]
 fn where_the_live_group_stands_a_job_may_end() {
     let stream = Stream::new(Broker::shared(), 1);
-    stream.feed(0..10);
-    let mut worker = stream.worker("live", &[]);
-    stream.wait_until_committed();
-    worker.terminate();
-    worker.wait();
+    stream.feed_and_tag(0..10);
     stream.feed(10..20);
     let other = Stream { output: format!("{}.again", stream.output), ..Stream { ..stream } };
     for topic in [other.output.clone(), format!("{}.dead-letters", other.output)] {

@@ -14,6 +14,15 @@ use super::broker::{Broker, Message, Received};
 /// How long anything may take that should happen soon, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// Settings with which what is waited for comes soon.
+pub(crate) const QUICK: [&str; 5] = [
+    "kafka.session_timeout_ms=6000",
+    "kafka.consumer_properties.heartbeat.interval.ms=500",
+    "kafka.transaction_timeout_ms=10000",
+    "commit.interval_ms=50",
+    "lanes.count=1",
+];
+
 /// The topics and the group of one test, on the broker that the test binary shares.
 pub(crate) struct Stream<'b> {
     pub(crate) broker: &'b Broker,
@@ -51,14 +60,7 @@ impl<'b> Stream<'b> {
     /// Starts a worker with fail points set, as `FAILPOINTS` takes them.
     pub(crate) fn worker_with(&self, instance: &str, settings: &[&str], env: &[(&str, &str)]) -> Worker {
         let own = self.settings(instance);
-        let quick = [
-            "kafka.session_timeout_ms=6000",
-            "kafka.consumer_properties.heartbeat.interval.ms=500",
-            "kafka.transaction_timeout_ms=10000",
-            "commit.interval_ms=50",
-            "lanes.count=1",
-        ];
-        let settings = own.iter().map(String::as_str).chain(quick).chain(settings.iter().copied());
+        let settings = own.iter().map(String::as_str).chain(QUICK).chain(settings.iter().copied());
         Worker::start(settings, env)
     }
 
@@ -82,6 +84,15 @@ impl<'b> Stream<'b> {
             Message::new(serde_json::json!({ "id": id, "text": text }).to_string()).key(key)
         };
         self.broker.produce(&self.input, ids.into_iter().map(document));
+    }
+
+    /// Writes these documents and lets a live worker tag them, which then leaves.
+    pub(crate) fn feed_and_tag(&self, ids: impl IntoIterator<Item = u32>) {
+        self.feed(ids);
+        let mut worker = self.worker("live", &[]);
+        self.wait_until_committed();
+        worker.terminate();
+        worker.wait();
     }
 
     /// The committed annotations, when there are `count`.

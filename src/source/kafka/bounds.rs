@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::Consumer;
 use crate::record::Partition;
-use crate::source::{Intake, Message, Pace};
+use crate::source::{Intake, Message, NO_DEADLINE, Pace};
 
 /// Which records of a bounded part are wanted.
 pub type Choice = dyn Fn(&Partition, &Message) -> bool + Send + Sync;
@@ -66,8 +66,6 @@ enum Phase {
 const ASK: Duration = Duration::from_secs(1);
 /// Longest wait for its answer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// The committer answers a drain when it is complete, or when it fails.
-const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How far the reading of [`Bounds`] has come.
 pub(super) struct Course {
@@ -112,7 +110,7 @@ impl Course {
         let Some(end) = self.bounds.ends.get(&partition.id) else { return };
         let Some(epoch) = intake.epoch(partition).filter(|_| !self.is_over(intake, partition)) else { return };
         end.pass(end.end);
-        let answer = intake.drain(std::slice::from_ref(partition), PATIENCE);
+        let answer = intake.drain(std::slice::from_ref(partition), NO_DEADLINE);
         self.over.insert(partition.id, (epoch, Phase::Draining(answer)));
     }
 
