@@ -152,18 +152,31 @@ impl<S: Sink> Committer<S> {
                 self.commit()?;
             }
             self.answer_drains(Instant::now());
-            self.schedule();
+            self.schedule()?;
         }
         Ok(())
     }
 
     /// Whatever has changed: what is finished gets a time for its commit, and nothing is due where nothing is finished.
-    fn schedule(&mut self) {
+    fn schedule(&mut self) -> Result<(), CommitError> {
         if self.tracker.ready() == 0 {
+            if self.failures > 0 {
+                self.settle()?;
+            }
             (self.due, self.failures) = (None, 0);
         } else if self.due.is_none() {
             self.due = Some(Instant::now() + self.options.interval);
         }
+        Ok(())
+    }
+
+    /// What failed has been given up: the next owner of its partitions waits until its transaction has ended.
+    fn settle(&mut self) -> Result<(), CommitError> {
+        match self.sink.settle() {
+            Err(SinkError::Retry(reason)) => tracing::warn!(%reason, "cannot end a transaction that was given up"),
+            settled => settled?,
+        }
+        Ok(())
     }
 
     fn patience(&self, now: Instant) -> Duration {
@@ -292,6 +305,7 @@ mod tests {
     struct Scripted {
         failures: Arc<Mutex<Vec<SinkError>>>,
         published: Arc<Mutex<Vec<Vec<i64>>>>,
+        settled: Arc<Mutex<u32>>,
     }
 
     impl Sink for Scripted {
@@ -301,6 +315,11 @@ mod tests {
             }
             let offsets = records.iter().map(|record| record.position.offset).collect();
             self.published.lock().unwrap().push(offsets);
+            Ok(())
+        }
+
+        fn settle(&mut self) -> Result<(), SinkError> {
+            *self.settled.lock().unwrap() += 1;
             Ok(())
         }
     }
@@ -384,6 +403,24 @@ mod tests {
         });
         drop(sender);
         assert_eq!(*sink.published.lock().unwrap(), [[0], [1]]);
+    }
+
+    #[test]
+    fn what_failed_and_was_given_up_is_settled() {
+        let sink = Scripted::default();
+        *sink.failures.lock().unwrap() = vec![SinkError::Retry("no answer".into())];
+        let mut committer = committer(&sink);
+        committer.tracker.assign(partition(), 1);
+        let (_sender, inbox) = crossbeam_channel::unbounded();
+        committer.take(finished(0, output()), &inbox);
+        committer.commit().unwrap();
+        committer.schedule().unwrap();
+        assert_eq!(*sink.settled.lock().unwrap(), 0, "it is to be repeated");
+        committer.tracker.release(&Mark { partition: partition(), epoch: 1, slot: 1 });
+        committer.schedule().unwrap();
+        committer.schedule().unwrap();
+        assert_eq!(*sink.settled.lock().unwrap(), 1);
+        assert!(sink.published.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -63,6 +63,14 @@ pub trait Sink: Send {
     /// # Errors
     /// [`SinkError::Retry`] when nothing of it was published for good and the same may be tried again.
     fn publish(&mut self, records: &[&Finished], offsets: &[(Partition, i64)]) -> Result<(), SinkError>;
+
+    /// Ends what an attempt has left open that is not repeated, as others may wait for it.
+    ///
+    /// # Errors
+    /// [`SinkError::Retry`] when it stays open; the next publication ends it.
+    fn settle(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
 }
 
 /// Publishing failed.

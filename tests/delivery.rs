@@ -5,7 +5,7 @@
 mod common;
 
 use common::broker::{Broker, End, Message};
-use common::worker::{Stream, Worker};
+use common::worker::{Stream, Worker, wait_until};
 
 const RECORDS: u32 = 400;
 
@@ -54,6 +54,28 @@ fn a_killed_worker_started_again_loses_and_doubles_nothing() {
     stream.wait_until_committed();
 }
 
+/// As long as a transaction holds them, nobody knows where to begin: neither at the first record nor at the last.
+#[test]
+fn partitions_whose_offsets_a_transaction_holds_are_read_from_where_they_come_to_stand() {
+    let stream = Stream::new(Broker::shared(), 2);
+    stream.feed_and_tag(0..RECORDS / 2);
+    let held = stream.broker.hold_offsets(&stream.group, &stream.input);
+    stream.feed(RECORDS / 2..RECORDS);
+    let first = stream.worker("a", &["telemetry.log_level=debug"]);
+    let says = |text| first.log().matches(text).count();
+    let second = stream.worker("b", &[]);
+    first.wait_for_log("when their offsets are settled");
+    second.wait_for_log("when their offsets are settled");
+    // While it waits for the offset of one partition, the first is given the other.
+    second.kill();
+    wait_until("the partition of the second to come to the first", || says("when their offsets are settled") > 1);
+    let asked = says("its offset is not known yet");
+    wait_until("librdkafka to have asked again", || says("its offset is not known yet") > asked + 8);
+    drop(held);
+    stream.assert_exactly_once(RECORDS);
+    stream.wait_until_committed();
+}
+
 /// A worker that dies at `point` with its transaction open, and the one that follows it.
 #[cfg(feature = "failpoints")]
 fn survives_a_death_at(point: &str) {
@@ -63,7 +85,7 @@ fn survives_a_death_at(point: &str) {
     let mut worker = stream.worker_with("a", &["batch.max_sequences=2"], &[("FAILPOINTS", &plan)]);
     // However few transactions the worker makes of a chunk, the third comes.
     let mut fed = 0;
-    common::worker::wait_until("the worker to die", || {
+    wait_until("the worker to die", || {
         stream.feed(fed..fed + 20);
         fed += 20;
         worker.has_ended()

@@ -192,6 +192,10 @@ impl<S: Sink> Sink for Compared<S> {
         let flushed = second.differences.as_mut().map_or(Ok(()), |file| file.flush());
         flushed.map_err(|e| SinkError::Fatal(format!("--differences: {e}")))
     }
+
+    fn settle(&mut self) -> Result<(), SinkError> {
+        self.sink.settle()
+    }
 }
 
 fn tag(

@@ -83,4 +83,8 @@ impl<S: Sink> Sink for Counted<S> {
         records.iter().for_each(|finished| counts.add(finished));
         Ok(())
     }
+
+    fn settle(&mut self) -> Result<(), SinkError> {
+        self.sink.settle()
+    }
 }

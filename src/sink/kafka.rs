@@ -328,6 +328,15 @@ impl Sink for KafkaSink {
         self.destinations.count(records);
         Ok(())
     }
+
+    fn settle(&mut self) -> Result<(), SinkError> {
+        if self.options.transactional_id.is_some() && self.producer.is_none() {
+            let deadline = Instant::now() + self.options.transaction_timeout * 3 / 4;
+            self.producer = Some(self.start_producer(deadline)?);
+            self.in_doubt = false;
+        }
+        Ok(())
+    }
 }
 
 fn retry(call: &str, error: &KafkaError) -> SinkError {

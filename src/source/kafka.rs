@@ -20,6 +20,7 @@ mod gaps;
 mod lag;
 mod message;
 mod rebalance;
+mod start;
 
 pub use self::bounds::{Bounds, Choice, End};
 pub(crate) use self::message::detach;
@@ -124,6 +125,7 @@ impl KafkaSource {
                 None => {}
             }
             if self.regulated.elapsed() >= REGULATE || self.admitted >= self.options.intake.max_bytes / REGULATE_PART {
+                self.consumer.context().let_in(&self.consumer);
                 self.regulate();
                 self.close_gaps()?;
                 (self.regulated, self.admitted) = (Instant::now(), 0);

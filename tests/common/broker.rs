@@ -295,6 +295,21 @@ impl Broker {
         }
     }
 
+    /// A transaction that holds the offsets of a group, at which it stands, until it is dropped.
+    pub(crate) fn hold_offsets(&self, group: &str, topic: &str) -> HeldOffsets {
+        let consumer: BaseConsumer = self.client().set("group.id", group).create().expect("a consumer");
+        let mut offsets = TopicPartitionList::new();
+        for (partition, offset) in self.committed(group, topic) {
+            offsets.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
+        }
+        let producer = self.producer(Some(&format!("holds-{group}")));
+        producer.init_transactions(REQUEST).expect("transactions are initialised");
+        producer.begin_transaction().expect("a transaction begins");
+        let metadata = consumer.group_metadata().expect("the group's metadata");
+        producer.send_offsets_to_transaction(&offsets, &metadata, REQUEST).expect("the offsets are sent");
+        HeldOffsets(producer)
+    }
+
     fn producer(&self, transactional_id: Option<&str>) -> ThreadedProducer<Deliveries> {
         let mut config = self.client();
         config.set("enable.idempotence", "true");
@@ -302,6 +317,15 @@ impl Broker {
             config.set("transactional.id", id);
         }
         config.create_with_context(Deliveries::default()).expect("a producer")
+    }
+}
+
+/// See [`Broker::hold_offsets`].
+pub(crate) struct HeldOffsets(ThreadedProducer<Deliveries>);
+
+impl Drop for HeldOffsets {
+    fn drop(&mut self) {
+        self.0.abort_transaction(REQUEST).expect("the transaction is aborted");
     }
 }
 

@@ -9,6 +9,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Statistics, TopicPartitionList};
 
 use super::lag::Standing;
+use super::start::{IN_REBALANCE, Waiting, set_starts};
 use crate::kafka::{Trouble, Troubled};
 use crate::record::Partition;
 use crate::source::Intake;
@@ -19,6 +20,7 @@ pub type Consumer = BaseConsumer<Rebalancer>;
 /// Makes rebalances known to the intake; called by librdkafka within `poll`.
 pub struct Rebalancer {
     intake: Mutex<Option<Intake>>,
+    waiting: Waiting,
     drain_timeout: Duration,
     trouble: Trouble,
 }
@@ -31,12 +33,21 @@ impl Troubled for Rebalancer {
 
 impl Rebalancer {
     pub(super) fn new(drain_timeout: Duration) -> Self {
-        Self { intake: Mutex::new(None), drain_timeout, trouble: Trouble::default() }
+        Self { intake: Mutex::new(None), waiting: Waiting::default(), drain_timeout, trouble: Trouble::default() }
     }
 
     /// The way into the pipeline; none before the source runs and after.
     pub(super) fn intake(&self) -> MutexGuard<'_, Option<Intake>> {
         self.intake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets partitions in whose start has become known.
+    pub(super) fn let_in(&self, consumer: &Consumer) {
+        for partition in self.waiting.started(consumer) {
+            if let Some(intake) = self.intake().as_mut() {
+                assign(intake, partition);
+            }
+        }
     }
 }
 
@@ -67,12 +78,17 @@ impl ConsumerContext for Rebalancer {
         let mut intake = self.intake();
         let Some(intake) = intake.as_mut() else { return };
         match rebalance {
-            Rebalance::Assign(list) => partitions_of(list).into_iter().for_each(|partition| {
-                tracing::info!(%partition, "partition assigned");
-                intake.assign(partition);
-            }),
+            Rebalance::Assign(list) => match set_starts(consumer, list, IN_REBALANCE) {
+                Ok(()) => partitions_of(list).into_iter().for_each(|partition| assign(intake, partition)),
+                Err(reason) => {
+                    let partitions = partitions_of(list);
+                    tracing::warn!(?partitions, %reason, "partitions assigned, read when their offsets are settled");
+                    self.waiting.add(partitions);
+                }
+            },
             Rebalance::Revoke(list) => {
                 let partitions = partitions_of(list);
+                self.waiting.remove(&partitions);
                 // Lost partitions have a new owner already: there is nothing left to finish.
                 if !consumer.assignment_lost() {
                     let answer = intake.drain(&partitions, self.drain_timeout);
@@ -86,6 +102,11 @@ impl ConsumerContext for Rebalancer {
             Rebalance::Error(error) => tracing::error!(%error, "rebalance failed"),
         }
     }
+}
+
+fn assign(intake: &mut Intake, partition: Partition) {
+    tracing::info!(%partition, "partition assigned");
+    intake.assign(partition);
 }
 
 fn partitions_of(list: &TopicPartitionList) -> Vec<Partition> {
