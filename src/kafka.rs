@@ -61,11 +61,12 @@ pub(crate) fn partition_count<C: ConsumerContext + Troubled>(
             Ok(metadata) => metadata,
             Err(error) => {
                 // Errors of the connection come out of a poll, one at a time, and of nothing else.
-                while consumer.poll(Duration::ZERO).is_some() {}
-                if let Some(refused) = trouble.refusal() {
+                while consumer.poll(Duration::from_millis(10)).is_some() {}
+                let is_last = left <= METADATA;
+                if let Some(refused) = trouble.refusal(is_last) {
                     return Err(refused);
                 }
-                if left > METADATA {
+                if !is_last {
                     continue;
                 }
                 return Err(unavailable(trouble.last().unwrap_or_else(|| error.to_string())));

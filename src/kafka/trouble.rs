@@ -62,10 +62,10 @@ impl Trouble {
         self.lock().last.clone()
     }
 
-    /// A refusal that no waiting mends.
-    pub(crate) fn refusal(&self) -> Option<ConnectError> {
+    /// A refusal that no waiting mends; `is_last`, if there is no time left to wait.
+    pub(crate) fn refusal(&self, is_last: bool) -> Option<ConnectError> {
         let noted = self.lock();
-        let (_, reason) = noted.refused.as_ref().filter(|(since, _)| since.elapsed() >= PATIENCE)?;
+        let (_, reason) = noted.refused.as_ref().filter(|(since, _)| is_last || since.elapsed() >= PATIENCE)?;
         let advice = REFUSALS.iter().find(|(part, _)| reason.contains(part)).map_or("", |(_, advice)| *advice);
         Some(ConnectError::Refused { reason: reason.clone(), advice })
     }

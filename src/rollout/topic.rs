@@ -148,7 +148,7 @@ pub(crate) fn read_all(settings: &Settings, topic: &str) -> Result<BTreeMap<Stri
             Read::Absent => return Err(ConnectError::NoTopic(topic.to_owned(), "rollout.topic_prefix")),
             Read::Nothing => {}
         }
-        if let Some(refused) = reader.consumer.context().trouble().refusal() {
+        if let Some(refused) = reader.consumer.context().trouble().refusal(false) {
             return Err(refused);
         }
     }
