@@ -22,7 +22,7 @@ pub struct BatchOptions {
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        Self { max_tokens: 1024, max_sequences: 64, max_wait: Duration::from_millis(20), sort_window_tokens: 8192 }
+        Self { max_tokens: 512, max_sequences: 64, max_wait: Duration::from_millis(20), sort_window_tokens: 8192 }
     }
 }
 

@@ -289,7 +289,7 @@ pub struct Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { max_tokens: 1_024, max_sequences: 64, max_wait_ms: 20, sort_window_tokens: 8_192 }
+        Self { max_tokens: 512, max_sequences: 64, max_wait_ms: 20, sort_window_tokens: 8_192 }
     }
 }
 
