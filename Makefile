@@ -88,9 +88,9 @@ pressure: ## Overloads a worker for SECONDS and holds it to its memory
 	$(SETUP) build runtime broker
 	PRESSURE_SECONDS=$(SECONDS) $(CARGO) test --features failpoints --test pressure -- --nocapture under_ten_times
 
-rollouts: ## Rolls two models out in turn, ROLLOUTS times, to three workers under load
+rollouts: ## Rolls two models out in turn, ROLLOUTS times, to three workers under load, and kills workers meanwhile
 	$(SETUP) build runtime broker
-	VITAG_ROLLOUTS=$(ROLLOUTS) $(CARGO) test --features failpoints --test rollout -- --nocapture no_record_suffers
+	VITAG_ROLLOUTS=$(ROLLOUTS) $(CARGO) test --release --features failpoints --test rollout -- --nocapture --test-threads 1 no_record_suffers killed_workers
 
 backfill: ## Backfills RECORDS of a growing topic under kills, and the lines of TEXT to Parquet and back
 	$(SETUP) build runtime broker

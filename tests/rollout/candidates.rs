@@ -75,6 +75,8 @@ fn a_bad_candidate_is_refused_with_its_reason_and_the_old_one_serves_on() {
         copy.edit("golden.json", |golden| golden["cases"][0]["heads"]["pos"]["tags"][0] = "B-X".into());
     });
     candidate(&target(golden.path()), &["golden.json", "tags are"]);
+    let short = changed(|copy| copy.edit("manifest.json", |manifest| manifest["max_length"] = 1024.into()));
+    candidate(&target(short.path()), &["warming up"]);
     let tokenizer = renamed();
     std::fs::remove_file(tokenizer.file("tokenizer.json")).unwrap();
     candidate(&target(tokenizer.path()), &["tokenizer.json", "it is not there"]);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
@@ -131,7 +132,12 @@ impl<'b> Fleet<'b> {
             {
                 panic!("{other:#}");
             }
-            found.len() == instances.len() && found.iter().all(is_there)
+            let all = found.len() == instances.len() && found.iter().all(is_there);
+            if !all {
+                // Who looks all the time takes it from the workers.
+                std::thread::sleep(Duration::from_millis(80));
+            }
+            all
         });
         found
     }

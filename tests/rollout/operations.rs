@@ -171,36 +171,30 @@ fn a_bad_canary_is_taken_back_by_the_rules_on_the_whole_fleet() {
     assert!(statuses[1]["reason"].as_str().unwrap().contains("taken back by a: rollback.min_agreement"));
 }
 
-/// The model as a version that reads longer sentences than its graph can: those become dead letters, and the golden set
-/// has none.
-fn short_sighted(version: &str) -> Copy {
+/// The model as a version whose tokenizer has a word that its graph does not know: texts with it become dead letters, and
+/// the golden set has none.
+fn with_an_unknown_word(version: &str) -> Copy {
     let model = versions::contrary(version);
-    model.edit("manifest.json", |manifest| manifest["max_length"] = 1024.into());
+    model.edit("tokenizer.json", |tokenizer| tokenizer["model"]["vocab"]["Tùng"] = 1_000_000.into());
+    model.rehash();
     model
-}
-
-/// Writes documents of one long sentence.
-fn feed_long(fleet: &Fleet<'_>, count: u32) {
-    let text = "Trần Hưng Đạo đi từ Huế ra Hà Nội và ".repeat(40);
-    let document = |id: u32| Message::new(serde_json::json!({ "id": id, "text": text }).to_string());
-    fleet.stream.broker.produce(&fleet.stream.input, (0..count).map(document));
 }
 
 #[test]
 fn a_version_whose_records_become_dead_letters_is_taken_back_after_a_full_swap() {
-    let bad = short_sighted("0.2.0");
+    let bad = with_an_unknown_word("0.2.0");
     let fleet = Fleet::new(Broker::shared(), 1);
     let rules =
         ["rollback.min_records=20", "rollback.max_dead_letter_ratio=0.1", "breaker.max_ratio=1", "breaker.max_run=0"];
     let _worker = fleet.worker("a", &rules, &[]);
     fleet.desire(&desired(1, &target(&model::original())));
     fleet.wait_for(&["a"], 1, "ready");
-    feed_long(&fleet, 10);
+    feed_keys(&fleet, 10);
     fleet.stream.outputs(10);
     fleet.desire(&desired(2, &target(bad.path())));
     fleet.wait_for(&["a"], 2, "ready");
     wait_until("the rules to take it back", || {
-        feed_long(&fleet, 10);
+        feed_keys(&fleet, 10);
         fleet.statuses()["a"]["rollback"].is_object()
     });
     // The topic says so too: a worker that starts now serves the version before.

@@ -26,9 +26,9 @@ use crate::common::worker::{Finally, SOON, Worker, id, json, wait_until};
 use crate::fleet::{Fleet, desired, target};
 use crate::{model, versions};
 
-/// Whether it is a run that measures.
+/// Whether it is a run that measures, as `make rollouts` is.
 fn is_measured() -> bool {
-    rollouts() >= 50
+    rollouts() >= 20
 }
 
 /// Rollouts of the run; `make rollouts` asks for 100.
@@ -39,7 +39,9 @@ pub(crate) fn rollouts() -> u64 {
 /// Documents that are on their way at a time: no worker ever waits for one.
 const AHEAD: usize = 400;
 /// Documents between two rollouts that are measured.
-const BETWEEN: usize = 1_500;
+const BETWEEN: usize = 500;
+/// Rollouts before what is measured: broker and workers are warm, and have all the memory that they need.
+const SETTLED: usize = 5;
 /// Different keys, and texts.
 const KEYS: u32 = 60;
 const TEXTS: u32 = 200;
@@ -165,12 +167,12 @@ impl Measured {
 
     fn judge(&self, probe: &Probe) {
         let seen = probe.0.lock().unwrap();
-        let (between, during) = (Pace::of(&self.between, &seen), Pace::of(&self.during, &seen));
+        let (between, during) = (Pace::of(&self.between[SETTLED..], &seen), Pace::of(&self.during[SETTLED..], &seen));
         eprintln!("between rollouts: {between}\nwhile one was under way: {during}");
-        for count in [1, 5, 10, 20, 50, 75, 100, 200].into_iter().filter(|&count| count <= self.memory.len()) {
+        for count in [1, SETTLED, 10, 20, 50, 100].into_iter().filter(|&count| count <= self.memory.len()) {
             eprintln!("resident memory after {count}: {:?} bytes", self.memory[count - 1]);
         }
-        for (early, late) in self.memory[4].iter().zip(&self.memory[self.memory.len() - 1]) {
+        for (early, late) in self.memory[SETTLED - 1].iter().zip(&self.memory[self.memory.len() - 1]) {
             assert!(*late as f64 <= *early as f64 * 1.05, "memory grew from {early} to {late} bytes");
         }
         assert!(during.late_ms as f64 <= between.late_ms as f64 * 1.2, "{between}, {during}");
