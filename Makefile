@@ -97,7 +97,7 @@ backfill: ## Backfills RECORDS of a growing topic under kills, and the lines of 
 	BACKFILL_RECORDS=$(RECORDS) $(CARGO) test --release --features failpoints --test backfill -- --nocapture --test-threads 1 again_and_again two_processes_do
 	BACKFILL_TEXT=$(abspath $(TEXT)) $(CARGO) test --release --features failpoints --test backfill_files -- --nocapture to_parquet_and_back
 
-formats: ## Reads what `vitag convert` writes with the tools that it is for, and backfills against a server of S3
+formats: ## Reads what `vitag convert` writes with the tools that it is for; backfills and publishes to a server of S3
 	$(SETUP) build runtime
 	$(CARGO) build
 	python3 -m venv $(VITAG_CACHE)/formats
