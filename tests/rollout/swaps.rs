@@ -160,7 +160,7 @@ impl Measured {
             probe.await_more(BETWEEN / 5);
             readings.iter_mut().zip(workers).for_each(|(readings, worker)| readings.push(worker.memory()));
         }
-        self.memory.push(readings.into_iter().map(|readings| median(readings)).collect());
+        self.memory.push(readings.into_iter().map(median).collect());
         self.during.push(began..through);
         self.between.push(through..probe.count());
     }
