@@ -88,16 +88,16 @@ pressure: ## Overloads a worker for SECONDS and holds it to its memory
 	$(SETUP) build runtime broker
 	PRESSURE_SECONDS=$(SECONDS) $(CARGO) test --features failpoints --test pressure -- --nocapture under_ten_times
 
-rollouts: ## Rolls two models out in turn, ROLLOUTS times, to three workers under load
+rollouts: ## Rolls two models out in turn, ROLLOUTS times, to three workers under load, and kills workers meanwhile
 	$(SETUP) build runtime broker
-	VITAG_ROLLOUTS=$(ROLLOUTS) $(CARGO) test --features failpoints --test rollout -- --nocapture no_record_suffers
+	VITAG_ROLLOUTS=$(ROLLOUTS) $(CARGO) test --release --features failpoints --test rollout -- --nocapture --test-threads 1 no_record_suffers killed_workers
 
 backfill: ## Backfills RECORDS of a growing topic under kills, and the lines of TEXT to Parquet and back
 	$(SETUP) build runtime broker
 	BACKFILL_RECORDS=$(RECORDS) $(CARGO) test --release --features failpoints --test backfill -- --nocapture --test-threads 1 again_and_again two_processes_do
 	BACKFILL_TEXT=$(abspath $(TEXT)) $(CARGO) test --release --features failpoints --test backfill_files -- --nocapture to_parquet_and_back
 
-formats: ## Reads what `vitag convert` writes with the tools that it is for, and backfills against a server of S3
+formats: ## Reads what `vitag convert` writes with the tools that it is for; backfills and publishes to a server of S3
 	$(SETUP) build runtime
 	$(CARGO) build
 	python3 -m venv $(VITAG_CACHE)/formats

@@ -107,6 +107,7 @@ impl Rollout {
         (monitor, health): (&Monitor, &Health),
         stop: &StopSignal,
     ) -> Result<Option<Self>, RolloutError> {
+        memory::hold_large_blocks_apart();
         let mut rollout = Self { ending: Arc::default(), threads: Vec::new() };
         let mut ups = Vec::new();
         for (settings, slot) in settings.slots().iter().zip(serving.slots()) {

@@ -201,20 +201,24 @@ impl Version {
         self.sessions.len()
     }
 
-    /// Runs the shapes that will come on every session: a short sequence, and a batch of `max_tokens`. Memory and kernels
-    /// that ONNX Runtime makes at the first use are there when the stream comes.
+    /// Runs the shapes at both ends of what will come on every session: one short sequence, and `max_tokens` in the longest
+    /// sequences. Memory and kernels that ONNX Runtime makes at the first use are there when the stream comes.
     ///
     /// # Errors
     /// When a run fails: for want of memory, above all.
     pub fn warm_up(&self, max_tokens: usize) -> Result<(), ModelError> {
         let failed = |reason: String| ModelError::WarmUp { variant: self.model.variant, reason };
-        let tokens = self.model.tokenizer.tokenize(WARM_UP_TEXT, None).map_err(|e| failed(e.to_string()))?;
-        let Some(window) = tokens.windows.into_iter().next() else { return Ok(()) };
-        let many = (max_tokens / window.ids.len()).max(1);
+        let window = |text: &str| -> Result<_, ModelError> {
+            let tokens = self.model.tokenizer.tokenize(text, None).map_err(|e| failed(e.to_string()))?;
+            Ok(tokens.windows.into_iter().next())
+        };
+        // Without a full stop it is one sentence, as long as the model takes.
+        let long = WARM_UP_TEXT.trim_end_matches('.').repeat(self.model.dir.manifest.max_length / 8);
+        let (Some(short), Some(long)) = (window(WARM_UP_TEXT)?, window(&long)?) else { return Ok(()) };
         for session in &self.sessions {
             let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-            for count in [1, many] {
-                session.run(&vec![&window; count]).map_err(|e| failed(e.to_string()))?;
+            for (window, count) in [(&short, 1), (&long, max_tokens / long.ids.len())] {
+                session.run(&vec![window; count.max(1)]).map_err(|e| failed(e.to_string()))?;
             }
         }
         Ok(())

@@ -32,8 +32,25 @@ fn of_group() -> Option<u64> {
     Some(most.saturating_sub(current.saturating_sub(reclaimable.unwrap_or(0))))
 }
 
+/// Has the allocator of glibc hold large blocks apart, so that those of a model go back to the system when it is freed. By
+/// itself it does so until the first is freed, and then takes blocks of that size from the heaps, where what lives longer
+/// keeps the holes open: over many rollouts that would look like a leak.
+pub(super) fn hold_large_blocks_apart() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // More than librdkafka takes to compress a batch, which would otherwise be mapped anew each time.
+        const LARGE: libc::c_int = 4 << 20;
+        // SAFETY: it takes no pointer and changes two numbers that the allocator reads at its next call. As by itself, it
+        // keeps twice such a block at the end of a heap.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * LARGE);
+        }
+    }
+}
+
 /// Gives memory that was freed back to the system. The allocator of glibc keeps what one thread has allocated and another
-/// has freed; over many rollouts that would look like a leak.
+/// has freed.
 pub(super) fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it takes no pointer, and may be called from any thread at any time.

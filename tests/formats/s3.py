@@ -1,14 +1,16 @@
-"""Has `vitag backfill` read from and write to a server that speaks S3.
+"""Has `vitag backfill` read from and write to a server that speaks S3, and `vitag model publish` write to it.
 
     python s3.py VITAG
 
 `make formats` runs it with the packages of requirements.txt.
 """
 
+import hashlib
 import io
 import json
 import logging
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -17,6 +19,7 @@ import pyarrow.parquet
 from moto.server import ThreadedMotoServer
 
 FILES, LINES = 3, 40
+MODEL = pathlib.Path(__file__).parents[2] / "models/vi-tagger/0.1.0"
 
 
 def text(number):
@@ -28,12 +31,34 @@ def lines(file):
     return "".join(json.dumps({"id": number, "text": text(number)}) + "\n" for number in numbers)
 
 
-def backfill(vitag, endpoint):
+def run(endpoint, *command):
     credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
     environment = os.environ | credentials | {"AWS_ENDPOINT": endpoint, "AWS_ALLOW_HTTP": "true"}
-    arguments = ["--input", "s3://lake/articles/**/*.jsonl", "--output", "s3://lake/tagged"]
-    command = [vitag, "backfill", "--job", "s3", "--json", "--output-format", "parquet", *arguments]
     return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def backfill(vitag, endpoint):
+    arguments = ["--input", "s3://lake/articles/**/*.jsonl", "--output", "s3://lake/tagged"]
+    return run(endpoint, vitag, "backfill", "--job", "s3", "--json", "--output-format", "parquet", *arguments)
+
+
+def publish(vitag, endpoint, store):
+    """A model as a folder and as one archive: both hold the manifest that the answer names."""
+    manifest = (MODEL / "manifest.json").read_bytes()
+    names = {"manifest.json", *json.loads(manifest)["files"]}
+    for place in ["models/vi-tagger/0.1.0", "models/vi-tagger/0.1.0.tar.zst"]:
+        told = run(endpoint, vitag, "model", "publish", str(MODEL), "--to", f"s3://lake/{place}")
+        expected = {"uri": f"s3://lake/{place}", "version": "0.1.0", "sha256": hashlib.sha256(manifest).hexdigest()}
+        assert told == expected, told
+        if place.endswith(".tar.zst"):
+            packed = store.get_object(Bucket="lake", Key=place)["Body"].read()
+            listing = subprocess.run(["tar", "--zstd", "-t"], input=packed, check=True, stdout=subprocess.PIPE).stdout
+            assert set(listing.decode().split()) == names, listing
+        else:
+            found = store.list_objects_v2(Bucket="lake", Prefix=f"{place}/")["Contents"]
+            assert {item["Key"].rsplit("/")[-1] for item in found} == names, found
+            body = store.get_object(Bucket="lake", Key=f"{place}/manifest.json")["Body"].read()
+            assert body == manifest
 
 
 def main(vitag):
@@ -59,8 +84,9 @@ def main(vitag):
         body = io.BytesIO(store.get_object(Bucket="lake", Key=key)["Body"].read())
         texts += pyarrow.parquet.read_table(body)["text"].to_pylist()
     assert texts == [text(number) for number in range(FILES * LINES)]
+    publish(vitag, endpoint, store)
     server.stop()
-    print(f"s3: {len(texts)} documents as they should be")
+    print(f"s3: {len(texts)} documents as they should be, and a model")
 
 
 main(sys.argv[1])

@@ -2,19 +2,62 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
 
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message as _;
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vitag::manifest::sha256_file;
 
-use crate::common::broker::{Broker, Message, Received};
-use crate::common::worker::{SOON, Stream, Worker, json as value_of, wait_until};
+use crate::common::broker::{Broker, Message};
+use crate::common::worker::{SOON, Stream, Worker, wait_until};
 
 /// A stream with the topics of rollouts, and the cache that its workers share.
 pub(crate) struct Fleet<'b> {
     pub(crate) stream: Stream<'b>,
     pub(crate) prefix: String,
     cache: TempDir,
+    said: Mutex<Option<Said>>,
+}
+
+/// The status topic, read as it grows.
+struct Said {
+    consumer: BaseConsumer,
+    topic: String,
+    /// The offset after the last message that was read.
+    next: i64,
+    last: BTreeMap<String, Value>,
+}
+
+impl Said {
+    fn follow(broker: &Broker, topic: &str) -> Self {
+        let mut config = broker.client();
+        config.set("group.id", "unused").set("enable.auto.commit", "false").set("fetch.wait.max.ms", "20");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
+        consumer.assign(&partitions).unwrap();
+        Self { consumer, topic: topic.to_owned(), next: 0, last: BTreeMap::new() }
+    }
+
+    /// Reads up to the end as it is now: workers write all the time.
+    fn read(&mut self) -> &BTreeMap<String, Value> {
+        let (_, end) = self.consumer.fetch_watermarks(&self.topic, 0, SOON).unwrap();
+        while self.next < end {
+            let message = self.consumer.poll(SOON).expect("the status topic has more").unwrap();
+            self.next = message.offset() + 1;
+            let key = std::str::from_utf8(message.key().unwrap()).unwrap();
+            let instance = key.split_once('/').unwrap().0.to_owned();
+            match message.payload() {
+                Some(value) => drop(self.last.insert(instance, serde_json::from_slice(value).unwrap())),
+                None => drop(self.last.remove(&instance)),
+            }
+        }
+        &self.last
+    }
 }
 
 impl<'b> Fleet<'b> {
@@ -27,7 +70,7 @@ impl<'b> Fleet<'b> {
     pub(crate) fn without_topics(broker: &'b Broker, partitions: i32) -> Self {
         let stream = Stream::new(broker, partitions);
         let prefix = format!("{}.models", stream.group);
-        Self { stream, prefix, cache: TempDir::new().unwrap() }
+        Self { stream, prefix, cache: TempDir::new().unwrap(), said: Mutex::default() }
     }
 
     pub(crate) fn create_topics(&self) {
@@ -72,24 +115,8 @@ impl<'b> Fleet<'b> {
 
     /// What every worker said last.
     pub(crate) fn statuses(&self) -> BTreeMap<String, Value> {
-        let mut last = BTreeMap::new();
-        let (broker, topic) = (self.stream.broker, self.status());
-        let end = broker.high_watermark(&topic, 0);
-        if end == 0 {
-            return last;
-        }
-        // Workers write all the time: the end as it is now may never come.
-        let is_read = |records: &[Received]| records.last().is_some_and(|record| record.offset + 1 >= end);
-        for record in broker.read_committed_until(&topic, SOON, is_read) {
-            let key = String::from_utf8(record.key.clone().unwrap()).unwrap();
-            let instance = key.split_once('/').unwrap().0.to_owned();
-            if record.value.is_some() {
-                last.insert(instance, value_of(&record));
-            } else {
-                last.remove(&instance);
-            }
-        }
-        last
+        let mut said = self.said.lock().unwrap();
+        said.get_or_insert_with(|| Said::follow(self.stream.broker, &self.status())).read().clone()
     }
 
     /// Waits until these workers are in this state with the generation; returns what they say.
@@ -105,7 +132,12 @@ impl<'b> Fleet<'b> {
             {
                 panic!("{other:#}");
             }
-            found.len() == instances.len() && found.iter().all(is_there)
+            let all = found.len() == instances.len() && found.iter().all(is_there);
+            if !all {
+                // Who looks all the time takes it from the workers.
+                std::thread::sleep(Duration::from_millis(80));
+            }
+            all
         });
         found
     }

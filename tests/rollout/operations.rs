@@ -11,6 +11,7 @@ use crate::cli::{feed, file, vitag};
 use crate::common::broker::{Broker, Message};
 use crate::common::worker::{Worker, id, json, wait_until};
 use crate::fleet::{Fleet, desired, target};
+use crate::model::Copy;
 use crate::{model, versions};
 
 /// Runs `vitag model` with the settings of the fleet.
@@ -168,6 +169,77 @@ fn a_bad_canary_is_taken_back_by_the_rules_on_the_whole_fleet() {
     assert_eq!((&rollback["generation"], &rollback["rule"]), (&2.into(), &"rollback.min_agreement".into()));
     assert!(rollback["found"].as_f64() < Some(0.9) && rollback["records"].as_u64() >= Some(20), "{rollback}");
     assert!(statuses[1]["reason"].as_str().unwrap().contains("taken back by a: rollback.min_agreement"));
+}
+
+/// The model as a version whose tokenizer has a word that its graph does not know: texts with it become dead letters, and
+/// the golden set has none.
+fn with_an_unknown_word(version: &str) -> Copy {
+    let model = versions::contrary(version);
+    model.edit("tokenizer.json", |tokenizer| tokenizer["model"]["vocab"]["Tùng"] = 1_000_000.into());
+    model.rehash();
+    model
+}
+
+#[test]
+fn a_version_whose_records_become_dead_letters_is_taken_back_after_a_full_swap() {
+    let bad = with_an_unknown_word("0.2.0");
+    let fleet = Fleet::new(Broker::shared(), 1);
+    let rules =
+        ["rollback.min_records=20", "rollback.max_dead_letter_ratio=0.1", "breaker.max_ratio=1", "breaker.max_run=0"];
+    let _worker = fleet.worker("a", &rules, &[]);
+    fleet.desire(&desired(1, &target(&model::original())));
+    fleet.wait_for(&["a"], 1, "ready");
+    feed_keys(&fleet, 10);
+    fleet.stream.outputs(10);
+    fleet.desire(&desired(2, &target(bad.path())));
+    fleet.wait_for(&["a"], 2, "ready");
+    wait_until("the rules to take it back", || {
+        feed_keys(&fleet, 10);
+        fleet.statuses()["a"]["rollback"].is_object()
+    });
+    // The topic says so too: a worker that starts now serves the version before.
+    let _late = fleet.worker("b", &[], &[]);
+    let statuses = fleet.wait_for(&["a", "b"], 3, "ready");
+    for status in &statuses {
+        assert_eq!(status["stable"]["version"], "0.1.0", "{status:#}");
+        assert!(status["reason"].as_str().unwrap().contains("taken back by a: rollback.max_dead_letter_ratio"));
+    }
+    let rollback = &statuses[0]["rollback"];
+    assert_eq!(
+        (&rollback["generation"], &rollback["rule"]),
+        (&2.into(), &"rollback.max_dead_letter_ratio".into()),
+        "{rollback}"
+    );
+    assert!(rollback["found"].as_f64() > Some(0.1) && rollback["records"].as_u64() >= Some(20), "{rollback}");
+}
+
+#[test]
+fn a_version_that_is_too_slow_is_taken_back_to_the_model_of_the_settings() {
+    let contrary = versions::contrary("0.2.0");
+    let fleet = Fleet::new(Broker::shared(), 1);
+    // No model is a hundred times as fast as another.
+    let rules = ["rollback.min_records=20", "rollback.max_latency_ratio=0.01"];
+    let _worker = fleet.worker("a", &rules, &[]);
+    fleet.wait_for(&["a"], 0, "ready");
+    feed_keys(&fleet, 20);
+    fleet.stream.outputs(20);
+    fleet.desire(&desired(1, &target(contrary.path())));
+    wait_until("the rules to take it back", || {
+        feed_keys(&fleet, 20);
+        fleet.statuses()["a"]["rollback"].is_object()
+    });
+    let status = fleet.wait_for(&["a"], 1, "rolled_back").remove(0);
+    assert_eq!(status["stable"]["version"], "0.1.0");
+    let rollback = &status["rollback"];
+    assert_eq!((&rollback["generation"], &rollback["rule"]), (&1.into(), &"rollback.max_latency_ratio".into()));
+    assert!(rollback["found"].as_f64() > Some(0.01), "{rollback}");
+    // It serves on: what is fed now has the version before.
+    let served = fleet.stream.broker.read_committed_to_end(&fleet.stream.output).len();
+    feed_keys(&fleet, 1);
+    wait_until("a record of the version before", || {
+        let records = fleet.stream.broker.read_committed_to_end(&fleet.stream.output);
+        records[served..].iter().any(|record| json(record)["models"][0]["version"] == "0.1.0")
+    });
 }
 
 #[test]
