@@ -148,6 +148,12 @@ impl Broker {
     /// Stops the process where it is; its connections stay open and answer nothing.
     pub(crate) fn pause(&self) {
         self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.server.as_ref().expect("the broker was started").java.id());
+        let is_stopped = |stat: String| stat.rsplit(") ").next().is_some_and(|state| state.starts_with('T'));
+        wait_for("the broker to stand still", || {
+            let threads = fs::read_dir(&tasks).expect("the threads of the broker").flatten();
+            threads.map(|thread| fs::read_to_string(thread.path().join("stat"))).all(|stat| stat.is_ok_and(is_stopped))
+        });
     }
 
     /// Lets every write to the broker's disk fail, as when it is full, until the broker has given up.
