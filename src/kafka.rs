@@ -6,9 +6,9 @@ mod trouble;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{ClientConfig, TopicPartitionList};
 
 use crate::config;
 
@@ -41,6 +41,20 @@ impl Connection {
     pub(crate) fn unavailable(&self, waited: Duration, reason: String) -> ConnectError {
         ConnectError::Unavailable { servers: self.bootstrap_servers.clone(), waited, reason }
     }
+}
+
+/// Where the consumer's group stands in each of these partitions.
+///
+/// # Errors
+/// When the offset of any is not known in time.
+pub(crate) fn committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    partitions: TopicPartitionList,
+    patience: Duration,
+) -> Result<TopicPartitionList, KafkaError> {
+    let committed = consumer.committed_offsets(partitions, patience)?;
+    committed.elements().iter().try_for_each(|element| element.error())?;
+    Ok(committed)
 }
 
 /// How long one request for metadata may take: between two, what librdkafka has to complain of is heard.

@@ -152,6 +152,9 @@ pub(crate) fn read_all(settings: &Settings, topic: &str) -> Result<BTreeMap<Stri
             return Err(refused);
         }
     }
+    if let Some(refused) = reader.consumer.context().trouble().refusal(true) {
+        return Err(refused);
+    }
     Err(connection(settings).unavailable(patience, reader.trouble()))
 }
 

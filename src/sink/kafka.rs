@@ -17,7 +17,9 @@ use self::delivery::{
     settle,
 };
 use crate::fault::is_off;
-use crate::kafka::{ConnectError, Connection, Verdict, is_fenced, judge, left, partition_count, without_value};
+use crate::kafka::{
+    ConnectError, Connection, Verdict, committed, is_fenced, judge, left, partition_count, without_value,
+};
 use crate::record::Partition;
 use crate::sink::{Finished, Sink, SinkError};
 use crate::source::kafka::Consumer;
@@ -131,9 +133,13 @@ impl KafkaSink {
         Ok(producer)
     }
 
+    /// Less than a transaction may live: past that, the broker aborts it and fences this producer.
+    fn transaction_deadline(&self) -> Instant {
+        Instant::now() + self.options.transaction_timeout * 3 / 4
+    }
+
     fn publish_transaction(&mut self, records: &[&Finished], offsets: &[(Partition, i64)]) -> Result<(), SinkError> {
-        // Less than the transaction may live: past that, the broker aborts it and fences this producer.
-        let deadline = Instant::now() + self.options.transaction_timeout * 3 / 4;
+        let deadline = self.transaction_deadline();
         let producer = self.take_producer(deadline)?;
         if self.in_doubt && self.was_committed(offsets, deadline)? {
             self.in_doubt = false;
@@ -224,11 +230,7 @@ impl KafkaSink {
         for (partition, _) in offsets {
             list.add_partition(&partition.topic, partition.id);
         }
-        let committed = self.consumer.committed_offsets(list, left(deadline));
-        let committed = committed.map_err(|e| retry("committed_offsets", &e))?;
-        for element in committed.elements() {
-            element.error().map_err(|e| retry("committed_offsets", &e))?;
-        }
+        let committed = committed(&self.consumer, list, left(deadline)).map_err(|e| retry("committed_offsets", &e))?;
         Ok(offsets.iter().all(|(partition, next)| {
             let found = committed.find_partition(&partition.topic, partition.id).map(|element| element.offset());
             matches!(found, Some(Offset::Offset(offset)) if offset >= *next)
@@ -331,7 +333,7 @@ impl Sink for KafkaSink {
 
     fn settle(&mut self) -> Result<(), SinkError> {
         if self.options.transactional_id.is_some() && self.producer.is_none() {
-            let deadline = Instant::now() + self.options.transaction_timeout * 3 / 4;
+            let deadline = self.transaction_deadline();
             self.producer = Some(self.start_producer(deadline)?);
             self.in_doubt = false;
         }

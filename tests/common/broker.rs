@@ -291,9 +291,7 @@ impl Broker {
     pub(crate) fn produce_in_transaction(&self, topic: &str, messages: impl IntoIterator<Item = Message>, end: End) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let producer = self.producer(Some(&id));
-        producer.init_transactions(REQUEST).expect("transactions are initialised");
-        producer.begin_transaction().expect("a transaction begins");
+        let producer = self.in_transaction(&id);
         send(&producer, topic, messages);
         match end {
             End::Commit => producer.commit_transaction(REQUEST).expect("the transaction is committed"),
@@ -308,12 +306,18 @@ impl Broker {
         for (partition, offset) in self.committed(group, topic) {
             offsets.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
         }
-        let producer = self.producer(Some(&format!("holds-{group}")));
-        producer.init_transactions(REQUEST).expect("transactions are initialised");
-        producer.begin_transaction().expect("a transaction begins");
+        let producer = self.in_transaction(&format!("holds-{group}"));
         let metadata = consumer.group_metadata().expect("the group's metadata");
         producer.send_offsets_to_transaction(&offsets, &metadata, REQUEST).expect("the offsets are sent");
         HeldOffsets(producer)
+    }
+
+    /// A producer whose transaction has begun.
+    fn in_transaction(&self, id: &str) -> ThreadedProducer<Deliveries> {
+        let producer = self.producer(Some(id));
+        producer.init_transactions(REQUEST).expect("transactions are initialised");
+        producer.begin_transaction().expect("a transaction begins");
+        producer
     }
 
     fn producer(&self, transactional_id: Option<&str>) -> ThreadedProducer<Deliveries> {

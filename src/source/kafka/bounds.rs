@@ -14,6 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Consumer;
+use crate::kafka::committed;
 use crate::record::Partition;
 use crate::source::{Intake, Message, NO_DEADLINE, Pace};
 
@@ -157,7 +158,7 @@ impl Course {
         for &id in self.bounds.ends.keys() {
             list.add_partition(&self.bounds.topic, id);
         }
-        let Ok(committed) = consumer.committed_offsets(list, ANSWER) else { return false };
+        let Ok(committed) = committed(consumer, list, ANSWER) else { return false };
         self.bounds.ends.iter().all(|(&id, end)| {
             let found = committed.find_partition(&self.bounds.topic, id).map(|element| element.offset());
             matches!(found, Some(Offset::Offset(offset)) if offset >= end.end)

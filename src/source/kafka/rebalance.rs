@@ -78,14 +78,16 @@ impl ConsumerContext for Rebalancer {
         let mut intake = self.intake();
         let Some(intake) = intake.as_mut() else { return };
         match rebalance {
-            Rebalance::Assign(list) => match set_starts(consumer, list, IN_REBALANCE) {
-                Ok(()) => partitions_of(list).into_iter().for_each(|partition| assign(intake, partition)),
-                Err(reason) => {
-                    let partitions = partitions_of(list);
-                    tracing::warn!(?partitions, %reason, "partitions assigned, read when their offsets are settled");
-                    self.waiting.add(partitions);
+            Rebalance::Assign(list) => {
+                let partitions = partitions_of(list);
+                match set_starts(consumer, list, IN_REBALANCE) {
+                    Ok(()) => partitions.into_iter().for_each(|partition| assign(intake, partition)),
+                    Err(reason) => {
+                        tracing::warn!(?partitions, %reason, "partitions assigned, read when their offsets are settled");
+                        self.waiting.add(partitions);
+                    }
                 }
-            },
+            }
             Rebalance::Revoke(list) => {
                 let partitions = partitions_of(list);
                 self.waiting.remove(&partitions);

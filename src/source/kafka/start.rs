@@ -14,6 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Consumer;
+use crate::kafka::committed;
 use crate::record::Partition;
 
 /// Longest wait for offsets in a rebalance; a round trip, where no transaction holds them.
@@ -29,8 +30,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// # Errors
 /// When the offsets are not known in time.
 pub(super) fn set_starts(consumer: &Consumer, list: &TopicPartitionList, patience: Duration) -> Result<(), KafkaError> {
-    let committed = consumer.committed_offsets(list.clone(), patience)?;
-    committed.elements().iter().try_for_each(|element| element.error())?;
+    let committed = committed(consumer, list.clone(), patience)?;
     list.elements().iter_mut().try_for_each(|element| {
         let found = committed.find_partition(element.topic(), element.partition());
         element.set_offset(found.map_or(Offset::Invalid, |found| found.offset()))
