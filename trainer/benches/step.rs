@@ -106,7 +106,7 @@ impl Ours {
     fn step(&mut self, steps: usize) -> f64 {
         let start = Instant::now();
         for _ in 0..steps {
-            let loss = |_| self.objective.loss(&self.inputs).0;
+            let loss = |_| self.objective.loss(&self.inputs, 0).0;
             self.optimizer.descend(1, loss, 1.0, 1e-4).expect("the loss is a number");
         }
         start.elapsed().as_secs_f64() / steps as f64

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use tch::{Cuda, Device, Kind};
 use vitag::manifest::{Task, TrainingData};
 use vitag::tags::Scheme;
 use vitag::tokenize::Unit;
@@ -106,10 +107,26 @@ pub struct Train {
     pub clip: f64,
     /// Probability of hiding a unit behind `[UNK]` in training.
     pub unit_dropout: f64,
+    /// What the layers of the encoder multiply matrices in.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 fn adam_epsilon() -> f64 {
     1e-6
+}
+
+/// What matrices are multiplied in; weights, sums and norms are f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// TensorFloat-32, on CUDA.
+    Tf32,
+    /// bfloat16, on CUDA and on processors that multiply in it.
+    Bf16,
 }
 
 /// One task.
@@ -400,6 +417,47 @@ impl Head {
         }
         probability("task.head.dropout", self.dropout)
     }
+}
+
+/// Libtorch reads this variable once, before the first product: it cannot be set from here.
+const TF32: &str = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE";
+
+impl Precision {
+    /// What the layers multiply in on `device`.
+    ///
+    /// # Errors
+    /// When the device cannot do it.
+    pub fn kind(self, device: Device) -> Result<Kind> {
+        let cuda = device.is_cuda();
+        let needs = |what: &str| {
+            let devices = Cuda::device_count();
+            format!("train.precision: {what}, and libtorch found {devices} CUDA devices; \"f32\" works everywhere")
+        };
+        match self {
+            Self::F32 => Ok(Kind::Float),
+            Self::Tf32 => {
+                ensure!(cuda, needs("tf32 needs a CUDA device"));
+                let allowed = std::env::var(TF32).is_ok_and(|value| value == "1");
+                ensure!(allowed, "train.precision: tf32 needs {TF32}=1 in the environment");
+                Ok(Kind::Float)
+            }
+            Self::Bf16 => {
+                let can = cuda || processor_multiplies_bf16();
+                ensure!(can, needs("bf16 needs a CUDA device or a processor with AVX512-BF16"));
+                Ok(Kind::BFloat16)
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn processor_multiplies_bf16() -> bool {
+    std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn processor_multiplies_bf16() -> bool {
+    false
 }
 
 /// Checks that a value is one, and not one that is always met.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use tch::{Reduction, Tensor};
+use tch::{Kind, Reduction, Tensor};
 use vitag::pack::Packed;
 use vitag::tokenize::Window;
 
@@ -43,6 +43,7 @@ pub fn finetune(config: Config, paths: Paths, resume: bool) -> Result<f64> {
     let labels = tasks.map(|(task, corpora)| data::label_set(corpora, task.reading().scheme)).collect::<Result<_>>()?;
     let run = Run::create(paths.out, config, paths.tokenizer, labels)?;
     let unknown = run.tokenizer.unknown();
+    let kind = run.config.train.precision.kind(run.store.device())?;
     let mut instances = Vec::new();
     let mut dev = Vec::new();
     for (i, labels) in run.labels.iter().enumerate() {
@@ -56,7 +57,7 @@ pub fn finetune(config: Config, paths: Paths, resume: bool) -> Result<f64> {
         dev.push(examples);
     }
     eprintln!("{} sequences to train on, {} variables", instances.len(), run.store.len());
-    let tagging = Tagging { run: &run, unknown, instances, dev };
+    let tagging = Tagging { run: &run, kind, unknown, instances, dev };
     Fit { train: &run.config.train, seed: run.config.seed, store: &run.store, out: paths.out }
         .run(&tagging, resume)
         .context("training stopped")
@@ -65,6 +66,8 @@ pub fn finetune(config: Config, paths: Paths, resume: bool) -> Result<f64> {
 /// The objective: cross-entropy of the labels, summed over the heads.
 struct Tagging<'a> {
     run: &'a Run,
+    /// What the layers multiply in.
+    kind: Kind,
     unknown: u32,
     instances: Vec<Instance>,
     /// Development data by task.
@@ -128,7 +131,7 @@ impl Tagging<'_> {
             })
         };
         Step {
-            batch: Batch::new(&Packed::new(&windows), device),
+            batch: Batch::new(&Packed::new(&windows), device).in_kind(self.kind),
             labels: (0..self.run.labels.len()).map(labels).collect(),
         }
     }

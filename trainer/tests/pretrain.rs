@@ -150,6 +150,21 @@ fn bert_learns_to_fill_in_words_of_held_out_text() {
 }
 
 #[test]
+fn bert_learns_in_bf16_where_the_processor_can() {
+    let (_alone, corpus) = (common::alone(), Corpus::new());
+    let config = config(150, "").replace("clip = 1.0", "clip = 1.0\nprecision = \"bf16\"");
+    let done = corpus.pretrain(Kind::Bert, &config, "run", false, false);
+    if cfg!(target_arch = "x86_64") && std::is_x86_feature_detected!("avx512bf16") {
+        done.unwrap();
+        let loss = held_out(&corpus.path("run"), "masked_loss");
+        assert!(loss[loss.len() - 1] < loss[0] / 2.0, "{loss:?}");
+    } else if !tch::Cuda::is_available() {
+        let refused = format!("{:#}", done.unwrap_err());
+        assert!(refused.contains("train.precision: bf16 needs a CUDA device or a processor with AVX512"), "{refused}");
+    }
+}
+
+#[test]
 fn electra_learns_to_tell_replaced_tokens_of_held_out_text() {
     let (_alone, corpus) = (common::alone(), Corpus::new());
     corpus.pretrain(Kind::Electra, &config(150, GENERATOR), "run", false, false).unwrap();
@@ -164,7 +179,8 @@ fn electra_learns_to_tell_replaced_tokens_of_held_out_text() {
 #[test]
 fn a_run_stopped_after_every_step_comes_to_the_same_bits() {
     let (_alone, corpus) = (common::alone(), Corpus::new());
-    for (kind, rest) in [(Kind::Bert, ""), (Kind::Electra, GENERATOR)] {
+    let head_start = format!("{GENERATOR}head_start = 3\n");
+    for (kind, rest) in [(Kind::Bert, ""), (Kind::Electra, head_start.as_str())] {
         let (whole, broken) = (format!("{kind:?}-whole"), format!("{kind:?}-broken"));
         let config = config(6, rest);
         corpus.pretrain(kind, &config, &whole, false, false).unwrap();
@@ -295,8 +311,8 @@ fn what_does_not_fit_is_refused_with_its_reason() {
     assert!(corpus.refused(Kind::Bert, &bert.replace("share = 0.1", "share = 0.0")).contains("held_out.share"));
     assert!(corpus.refused(Kind::Bert, &bert.replace("log = 1", "log = 0")).contains("every.log"));
     if !tch::Cuda::is_available() {
-        let bf16 = corpus.refused(Kind::Bert, &bert.replace("clip = 1.0", "clip = 1.0\nprecision = \"bf16\""));
-        assert!(bf16.contains("train.precision: bf16 needs a CUDA device"), "{bf16}");
+        let tf32 = corpus.refused(Kind::Bert, &bert.replace("clip = 1.0", "clip = 1.0\nprecision = \"tf32\""));
+        assert!(tf32.contains("train.precision: tf32 needs a CUDA device"), "{tf32}");
     }
 
     corpus.pretrain(Kind::Bert, &bert, "run", false, false).unwrap();

@@ -103,9 +103,18 @@ impl Encoder {
 
     /// The embeddings and the output of every layer, each [T, H].
     pub fn forward(&self, batch: &Batch, train: bool) -> Vec<Tensor> {
+        self.forward_from(batch, &self.embed(batch), train)
+    }
+
+    /// Word and position embeddings, summed, [T, embedding].
+    pub fn embed(&self, batch: &Batch) -> Tensor {
         let word = Tensor::embedding(&self.word, &batch.input_ids, -1, false, false);
-        let position = Tensor::embedding(&self.position, &batch.position_ids, -1, false, false);
-        let embedded = self.norm.forward(&(word + position)).dropout(self.dropout, train);
+        word + Tensor::embedding(&self.position, &batch.position_ids, -1, false, false)
+    }
+
+    /// As [`Encoder::forward`], from what [`Encoder::embed`] gave.
+    pub fn forward_from(&self, batch: &Batch, embeddings: &Tensor, train: bool) -> Vec<Tensor> {
+        let embedded = self.norm.forward(embeddings).dropout(self.dropout, train);
         let mut states = vec![match &self.projection {
             Some(projection) => projection.forward(&embedded),
             None => embedded,

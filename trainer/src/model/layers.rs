@@ -1,7 +1,7 @@
 //! The parts that encoder and heads are made of.
 
-use tch::Tensor;
 use tch::nn;
+use tch::{Device, Kind, Tensor};
 
 use super::Batch;
 
@@ -78,12 +78,15 @@ impl Attention {
 
     /// Rows [T, in] to rows [T, out]; `dropout` acts on the weights of attention, 0 outside training.
     pub fn forward(&self, batch: &Batch, rows: &Tensor, dropout: f64) -> Tensor {
-        let padded = batch.pad(&self.input.forward(rows));
+        // Cut up by heads the matrices are small, and a processor multiplies small ones faster in f32.
+        let kind = if rows.device() == Device::Cpu { Kind::Float } else { rows.kind() };
+        let padded = batch.pad(&self.input.forward(rows).to_kind(kind));
         let (sequences, width) = (padded.size()[0], padded.size()[1]);
         let parts = padded.view([sequences, width, 3, self.heads, -1]).permute([2, 0, 3, 1, 4]);
         let (query, key, value) = (parts.get(0), parts.get(1), parts.get(2));
         let mask = Some(&batch.mask);
         let found = Tensor::scaled_dot_product_attention(&query, &key, &value, mask, dropout, false, None, false);
-        self.output.forward(&batch.unpad(&found.transpose(1, 2).reshape([sequences, width, -1])))
+        let found = batch.unpad(&found.transpose(1, 2).reshape([sequences, width, -1]));
+        self.output.forward(&found.to_kind(rows.kind()))
     }
 }

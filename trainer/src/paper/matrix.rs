@@ -53,6 +53,8 @@ pub struct NamedEncoder {
     pub start: Encoder,
     /// The tokenizer of one that begins with random weights.
     pub tokenizer: Option<PathBuf>,
+    /// Its learning rate, where it is other than `train.learning_rate`.
+    pub learning_rate: Option<f64>,
 }
 
 /// Cells: each of the tasks with each of the encoders and each of the heads.
@@ -223,12 +225,17 @@ impl Matrix {
     pub fn config(&self, cell: &Cell) -> Result<Config> {
         let mut task = self.task(&cell.task)?.clone();
         task.head.kind = cell.head;
-        let epochs = cell.epochs.unwrap_or(self.train.epochs);
+        let encoder = self.encoder(&cell.encoder)?;
+        let train = Train {
+            epochs: cell.epochs.unwrap_or(self.train.epochs),
+            learning_rate: encoder.learning_rate.unwrap_or(self.train.learning_rate),
+            ..self.train.clone()
+        };
         let config = Config {
             seed: cell.seed,
             model: Model { name: format!("{}-{}-{}", cell.task, cell.encoder, cell.head.name()), ..self.model.clone() },
-            encoder: self.encoder(&cell.encoder)?.start.clone(),
-            train: Train { epochs, ..self.train.clone() },
+            encoder: encoder.start.clone(),
+            train,
             tasks: vec![task],
         };
         config.validate().with_context(|| cell.to_string())?;

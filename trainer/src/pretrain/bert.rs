@@ -36,7 +36,7 @@ pub(super) fn fill_in(encoder: &Encoder, head: &MlmHead, inputs: &Inputs, train:
 }
 
 impl Objective for Bert {
-    fn loss(&self, inputs: &Inputs) -> (Tensor, Vec<(&'static str, f64)>) {
+    fn loss(&self, inputs: &Inputs, _step: u64) -> (Tensor, Vec<(&'static str, f64)>) {
         (self.logits(inputs, true).cross_entropy_for_logits(&inputs.originals), Vec::new())
     }
 

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
-use tch::{Cuda, Device, Kind};
 
-use crate::config::{Encoder, Sizes, probability, read};
+use crate::config::{Encoder, Precision, Sizes, probability, read};
 
 /// A pretraining run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -26,7 +25,7 @@ pub struct Config {
     pub every: Every,
 }
 
-/// Sizes of ELECTRA's generator, and the weight of its discriminator.
+/// Sizes of ELECTRA's generator, and how much its discriminator counts.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generator {
@@ -38,6 +37,9 @@ pub struct Generator {
     pub heads: i64,
     /// Width of the feed-forward part.
     pub ffn: i64,
+    /// Steps in which the embeddings learn from the generator alone; 0 if left out.
+    #[serde(default)]
+    pub head_start: u64,
     /// Weight of the discriminator's loss beside the generator's, which has 1; 50 if left out (Clark et al. 2020).
     #[serde(default = "discriminator_weight")]
     pub discriminator_weight: f64,
@@ -82,19 +84,6 @@ fn one() -> usize {
 
 fn epsilon() -> f64 {
     1e-6
-}
-
-/// What matrices are multiplied in; weights, sums and norms are f32 always.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// TensorFloat-32, on CUDA.
-    Tf32,
-    /// bfloat16, on CUDA.
-    Bf16,
 }
 
 /// The text that is not trained on.
@@ -172,26 +161,5 @@ impl HeldOut {
         ensure!(self.share > 0.0 && self.share <= 0.5, "held_out.share: {} must be in (0, 0.5]", self.share);
         ensure!(self.sequences > 0, "held_out.sequences: must be greater than 0");
         Ok(())
-    }
-}
-
-/// Libtorch reads this variable once, before the first product: it cannot be set from here.
-const TF32: &str = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE";
-
-impl Precision {
-    /// What the layers multiply in on `device`.
-    ///
-    /// # Errors
-    /// When the device cannot do it.
-    pub fn kind(self, device: Device) -> Result<Kind> {
-        let name = if self == Self::Tf32 { "tf32" } else { "bf16" };
-        ensure!(
-            self == Self::F32 || device.is_cuda(),
-            "train.precision: {name} needs a CUDA device, and there is none: {} found by libtorch; set it to \"f32\"",
-            Cuda::device_count()
-        );
-        let allowed = self != Self::Tf32 || std::env::var(TF32).is_ok_and(|value| value == "1");
-        ensure!(allowed, "train.precision: tf32 needs {TF32}=1 in the environment");
-        Ok(if self == Self::Bf16 { Kind::BFloat16 } else { Kind::Float })
     }
 }

@@ -9,6 +9,9 @@
 //!
 //! where x̂ is the text with the guesses and D here the probability of being replaced: the paper writes its complement. A
 //! guess that equals the original counts as original. No gradient flows through the draw. λ is 50 unless set.
+//!
+//! G and D share their embeddings. λ L_RTD moves them a good deal more than L_MLM does, and for as long as G only guesses
+//! by how frequent pieces are, that is no help to G. So they can be left to G for a while: `generator.head_start`.
 
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
@@ -17,7 +20,7 @@ use super::bert::fill_in;
 use super::config::Generator;
 use super::objective::{Detected, Inputs, Objective, Scores};
 use crate::config::Sizes;
-use crate::model::{Discriminator, ENCODER, Encoder, MlmHead};
+use crate::model::{Batch, Discriminator, ENCODER, Encoder, MlmHead};
 
 /// Generator and discriminator.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub struct Electra {
     head: MlmHead,
     /// λ.
     weight: f64,
+    /// Steps in which no gradient of the discriminator reaches the embeddings.
+    head_start: u64,
 }
 
 impl Electra {
@@ -43,16 +48,20 @@ impl Electra {
             discriminator: Discriminator::new(&(&root / "discriminator"), sizes.hidden),
             encoder,
             weight: generator.discriminator_weight,
+            head_start: generator.head_start,
         }
     }
 
-    /// Logits [T] of being replaced and whether each token is, where the generator's logits [M, vocabulary] are drawn
-    /// from.
-    fn detect(&self, inputs: &Inputs, guesses: &Tensor, train: bool) -> (Tensor, Tensor) {
-        let guessed = draw(guesses);
-        let (ids, replaced) = replace(&inputs.batch.input_ids, &inputs.rows, &inputs.originals, &guessed);
-        let states = self.encoder.forward(&inputs.batch.with_ids(ids), train);
-        (self.discriminator.forward(&states[states.len() - 1]), replaced)
+    /// The text with what is drawn from the generator's logits [M, vocabulary], and whether each token [T] was replaced.
+    fn replace(inputs: &Inputs, guesses: &Tensor) -> (Batch, Tensor) {
+        let (ids, replaced) = replace(&inputs.batch.input_ids, &inputs.rows, &inputs.originals, &draw(guesses));
+        (inputs.batch.with_ids(ids), replaced)
+    }
+
+    /// Logits [T] of being replaced.
+    fn detect(&self, batch: &Batch, embeddings: &Tensor, train: bool) -> Tensor {
+        let states = self.encoder.forward_from(batch, embeddings, train);
+        self.discriminator.forward(&states[states.len() - 1])
     }
 }
 
@@ -76,10 +85,13 @@ pub fn detection_loss(logits: &Tensor, replaced: &Tensor) -> Tensor {
 }
 
 impl Objective for Electra {
-    fn loss(&self, inputs: &Inputs) -> (Tensor, Vec<(&'static str, f64)>) {
+    fn loss(&self, inputs: &Inputs, step: u64) -> (Tensor, Vec<(&'static str, f64)>) {
         let guesses = fill_in(&self.generator, &self.head, inputs, true);
         let masked = guesses.cross_entropy_for_logits(&inputs.originals);
-        let (logits, replaced) = self.detect(inputs, &guesses, true);
+        let (batch, replaced) = Self::replace(inputs, &guesses);
+        let embeddings = self.encoder.embed(&batch);
+        let embeddings = if step < self.head_start { embeddings.detach() } else { embeddings };
+        let logits = self.detect(&batch, &embeddings, true);
         let detection = detection_loss(&logits, &replaced);
         let parts = vec![("masked_loss", masked.double_value(&[])), ("replaced_loss", detection.double_value(&[]))];
         (masked + detection * self.weight, parts)
@@ -88,14 +100,46 @@ impl Objective for Electra {
     fn score(&self, inputs: &Inputs, scores: &mut Scores) {
         let guesses = fill_in(&self.generator, &self.head, inputs, false);
         scores.masked.add(&guesses, &inputs.originals);
-        let (logits, replaced) = self.detect(inputs, &guesses, false);
+        let (batch, replaced) = Self::replace(inputs, &guesses);
+        let logits = self.detect(&batch, &self.encoder.embed(&batch), false);
         scores.replaced.get_or_insert_with(Detected::default).add(&logits, &replaced);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+    use vitag::pack::Packed;
+    use vitag::tokenize::Window;
+
     use super::*;
+    use crate::pretrain::corpus::Example;
+
+    #[test]
+    fn in_a_head_start_the_embeddings_learn_from_the_generator_alone() {
+        let sizes =
+            Sizes { max_length: 8, embedding: 8, hidden: 16, layers: 1, heads: 2, ffn: 16, norm_epsilon: 1e-12 };
+        let generator =
+            Generator { hidden: 8, layers: 1, heads: 2, ffn: 16, head_start: 3, discriminator_weight: 50.0 };
+        let store = VarStore::new(Device::Cpu);
+        let electra = Electra::new(&store, &sizes, &generator, 20, 0.0);
+        let window = Window { keep: 0..3, units: 0..3, ids: vec![2, 10, 4, 12, 3], word_starts: vec![1, 2, 3] };
+        let example = Example { packed: Packed::new([&window]), rows: vec![2], originals: vec![11] };
+        let inputs = Inputs::new(&example, Device::Cpu, Kind::Float);
+        let embeddings = [&electra.encoder.word, &electra.encoder.position];
+        let gradients = |loss: Tensor| {
+            store.variables().values_mut().for_each(Tensor::zero_grad);
+            loss.backward();
+            embeddings.map(|embeddings| embeddings.grad().copy())
+        };
+        let guesses = fill_in(&electra.generator, &electra.head, &inputs, true);
+        let alone = gradients(guesses.cross_entropy_for_logits(&inputs.originals));
+        for (step, same) in [(0, true), (2, true), (3, false)] {
+            let found = gradients(electra.loss(&inputs, step).0);
+            assert!(found.iter().zip(&alone).all(|(a, b)| a.allclose(b, 1e-5, 1e-7, false) == same), "step {step}");
+            assert!(electra.discriminator.dense.weight.grad().abs().max().double_value(&[]) > 0.0);
+        }
+    }
 
     #[test]
     fn a_guess_that_equals_the_original_counts_as_original() {

@@ -20,8 +20,8 @@ pub struct Inputs {
 
 /// An objective with its variables.
 pub trait Objective {
-    /// Its loss on a batch, and the parts of that by name.
-    fn loss(&self, inputs: &Inputs) -> (Tensor, Vec<(&'static str, f64)>);
+    /// Its loss on a batch, after so many steps, and the parts of that by name.
+    fn loss(&self, inputs: &Inputs, step: u64) -> (Tensor, Vec<(&'static str, f64)>);
 
     /// Adds what it does on a batch of held-out text, without dropout and gradients.
     fn score(&self, inputs: &Inputs, scores: &mut Scores);

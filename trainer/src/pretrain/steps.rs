@@ -114,7 +114,7 @@ impl Steps<'_> {
         let (examples, waiting) = loader.next()?;
         let rate = optim::learning_rate(self.position(progress), train.steps, train.warmup, train.learning_rate);
         let parts = examples.len();
-        let loss = |i: usize| self.loss(&examples[i], progress.step * parts as u64 + i as u64, parts, since);
+        let loss = |i: usize| self.loss(&examples[i], progress.step, (i, parts), since);
         let (loss, norm) = optimizer.descend(parts, loss, train.clip, rate)?;
         let spent = start.elapsed();
         let tokens: usize = examples.iter().map(|example| example.packed.tokens()).sum();
@@ -131,9 +131,11 @@ impl Steps<'_> {
         Ok(())
     }
 
-    fn loss(&self, example: &Example, number: u64, parts: usize, since: &mut Since) -> Tensor {
+    /// The loss of one of the `parts` of a step.
+    fn loss(&self, example: &Example, step: u64, (part, parts): (usize, usize), since: &mut Since) -> Tensor {
+        let number = step * parts as u64 + part as u64;
         tch::manual_seed(seed::of(self.config.seed, seed::TORCH, number) as i64);
-        let (loss, named) = self.objective.loss(&Inputs::new(example, self.store.device(), self.kind));
+        let (loss, named) = self.objective.loss(&Inputs::new(example, self.store.device(), self.kind), step);
         for (name, value) in named {
             since.add(name, value / parts as f64);
         }
