@@ -7,7 +7,7 @@ use std::time::Instant;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use vitag::batch::{BatchOptions, Batcher};
 use vitag::decode::{DecodeOptions, Document, decode};
-use vitag::encode::{EncodeOptions, annotate, encode};
+use vitag::encode::{EncodeOptions, annotate, encode, tags};
 use vitag::infer::{InferOptions, Logits, Runtime, Session};
 use vitag::manifest::Variant;
 use vitag::pack::Packed;
@@ -94,8 +94,8 @@ fn stages(criterion: &mut Criterion) {
             let write = |((document, tokens), windows): ((&Document, &Tokens), &Vec<Logits>)| {
                 let windows: Vec<&Logits> = windows.iter().collect();
                 let place = (&position, None);
-                let annotation =
-                    annotate(document, tokens, &windows, (DEFAULT_SLOT, &bench.model), place, options.offset_unit);
+                let tags = tags(document, tokens, &windows, &bench.model, options.offset_unit);
+                let annotation = annotate(document, tags, (DEFAULT_SLOT, &bench.model), place, options.offset_unit);
                 encode(&annotation, b"", &options).expect("bytes").len()
             };
             bench.documents.iter().zip(&bench.tokens).zip(&answers).map(write).sum::<usize>()

@@ -8,12 +8,14 @@ mod turns;
 pub use turns::Turns;
 
 /// Limits of a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BatchOptions {
     /// Slots of the padded view (sequences × longest), which bounds the cost of attention and the memory.
     pub max_tokens: usize,
     /// Sequences.
     pub max_sequences: usize,
+    /// Share of the slots that may be padding, 0 to 1.
+    pub max_padding: f64,
     /// How long the oldest sequence may wait for company.
     pub max_wait: Duration,
     /// Waiting tokens that are looked over for sequences of like length.
@@ -22,9 +24,22 @@ pub struct BatchOptions {
 
 impl Default for BatchOptions {
     fn default() -> Self {
-        Self { max_tokens: 512, max_sequences: 64, max_wait: Duration::from_millis(20), sort_window_tokens: 8192 }
+        Self {
+            max_tokens: 512,
+            max_sequences: 64,
+            max_padding: 0.15,
+            max_wait: Duration::from_millis(20),
+            sort_window_tokens: 8192,
+        }
     }
 }
+
+/// Gaps between arrivals after which nothing more is expected …
+const PATIENT_GAPS: u32 = 4;
+/// … but no less than this: a text comes in pieces, and between two of them a thread may have to be woken.
+const LEAST_PATIENCE: Duration = Duration::from_millis(1);
+/// Part of a new gap in the mean of all.
+const NEW_GAP: u32 = 8;
 
 struct Waiting<T> {
     item: T,
@@ -47,12 +62,16 @@ pub struct Batcher<T> {
     waiting: VecDeque<Waiting<T>>,
     /// Of each group that has some waiting.
     groups: Vec<Group>,
+    /// The last arrival.
+    last: Option<Instant>,
+    /// Mean time between arrivals; one longer than the wait counts as the wait.
+    gap: Duration,
 }
 
 impl<T> Batcher<T> {
     /// An empty batcher.
     pub fn new(options: BatchOptions) -> Self {
-        Self { options, waiting: VecDeque::new(), groups: Vec::new() }
+        Self { options, waiting: VecDeque::new(), groups: Vec::new(), last: None, gap: Duration::ZERO }
     }
 
     /// Takes a sequence of `tokens` tokens, which goes only with others of its group.
@@ -62,6 +81,10 @@ impl<T> Batcher<T> {
             None => self.groups.push(Group { number: group, tokens, sequences: 1 }),
         }
         self.waiting.push_back(Waiting { item, group, tokens, since: now });
+        if let Some(last) = self.last.replace(now) {
+            let gap = now.saturating_duration_since(last).min(self.options.max_wait);
+            self.gap = (self.gap * (NEW_GAP - 1) + gap) / NEW_GAP;
+        }
     }
 
     /// Whether it holds as much as it looks over for one batch: the caller should then take a batch before it pushes.
@@ -74,13 +97,18 @@ impl<T> Batcher<T> {
         self.waiting.is_empty()
     }
 
-    /// When the oldest sequence has waited long enough.
+    /// When to wait no longer for company: the oldest sequence has waited long enough, or by the pace of the arrivals
+    /// nobody is to be expected in time.
     pub fn deadline(&self) -> Option<Instant> {
-        self.waiting.front().map(|oldest| oldest.since + self.options.max_wait)
+        let oldest = self.waiting.front()?.since;
+        let longest = self.options.max_wait;
+        let patience = (self.gap * PATIENT_GAPS).max(LEAST_PATIENCE);
+        let last = self.last.unwrap_or(oldest);
+        let expected = if patience < longest { last + patience } else { last };
+        Some(expected.min(oldest + longest))
     }
 
-    /// A batch, if a group has enough for a full one, the oldest sequence has waited long enough, or no more can be
-    /// taken.
+    /// A batch, if a group has enough for a full one, the wait for company is over, or no more can be taken.
     pub fn poll(&mut self, now: Instant) -> Option<Vec<T>> {
         if self.is_full() || self.deadline().is_some_and(|deadline| deadline <= now) {
             return self.take();
@@ -111,15 +139,18 @@ impl<T> Batcher<T> {
             .collect();
         let oldest = self.waiting[*order.first()?].tokens;
         order.sort_by_key(|&i| (self.waiting[i].tokens.abs_diff(oldest), i));
-        let mut width = 0;
+        let BatchOptions { max_tokens, max_sequences, max_padding, .. } = self.options;
+        let (mut width, mut tokens) = (0, 0);
         let mut chosen: Vec<usize> = Vec::new();
         for i in order {
-            let wider = width.max(self.waiting[i].tokens);
-            let fits = wider * (chosen.len() + 1) <= self.options.max_tokens;
-            if chosen.len() == self.options.max_sequences || !(fits || chosen.is_empty()) {
+            let more = self.waiting[i].tokens;
+            let slots = width.max(more) * (chosen.len() + 1);
+            let padding = slots - (tokens + more);
+            let fits = slots <= max_tokens && padding as f64 <= max_padding * slots as f64;
+            if chosen.len() == max_sequences || !(fits || chosen.is_empty()) {
                 break;
             }
-            width = wider;
+            (width, tokens) = (width.max(more), tokens + more);
             chosen.push(i);
         }
         Some(self.remove(chosen))
@@ -168,6 +199,38 @@ mod tests {
     }
 
     #[test]
+    fn where_little_comes_a_sequence_does_not_wait_for_company() {
+        let mut batcher = batcher(100, 10);
+        let (start, pause) = (Instant::now(), Duration::from_millis(100));
+        for item in 0..8 {
+            let now = start + pause * item as u32;
+            batcher.push(item, 0, 7, now);
+            while batcher.take().is_some() {}
+        }
+        let now = start + pause * 8;
+        batcher.push(8, 0, 7, now);
+        assert_eq!(batcher.poll(now), Some(vec![8]));
+    }
+
+    #[test]
+    fn a_text_that_comes_after_a_pause_goes_together() {
+        let mut batcher = batcher(1000, 100);
+        let (mut now, mut item) = (Instant::now(), 0);
+        let mut leave = Vec::new();
+        for _ in 0..5 {
+            for _ in 0..30 {
+                batcher.push(item, 0, 7, now);
+                item += 1;
+                now += Duration::from_micros(50);
+                leave.extend(batcher.poll(now).map(|batch| batch.len()));
+            }
+            leave.extend(batcher.poll(now + Duration::from_millis(20)).map(|batch| batch.len()));
+            now += Duration::from_millis(100);
+        }
+        assert_eq!(leave, [30; 5]);
+    }
+
+    #[test]
     fn sequences_of_like_length_go_together() {
         let mut batcher = batcher(24, 10);
         let now = Instant::now();
@@ -192,14 +255,19 @@ mod tests {
             sequences in prop::collection::vec((1usize..60, 0u64..3), 1..80),
             max_tokens in 1usize..200,
             max_sequences in 1usize..12,
+            max_padding in 0.0f64..1.0,
         ) {
-            let mut batcher = batcher(max_tokens, max_sequences);
+            let options = BatchOptions { max_tokens, max_sequences, max_padding, ..BatchOptions::default() };
+            let mut batcher = Batcher::new(options);
             let now = Instant::now();
             let mut out = Vec::new();
             let check = |batch: &[usize]| {
                 let width = batch.iter().map(|&i| sequences[i].0).max().unwrap();
                 let is_pure = batch.iter().all(|&i| sequences[i].1 == sequences[batch[0]].1);
-                is_pure && batch.len() <= max_sequences && (batch.len() == 1 || width * batch.len() <= max_tokens)
+                let slots = width * batch.len();
+                let padding = slots - batch.iter().map(|&i| sequences[i].0).sum::<usize>();
+                let fits = slots <= max_tokens && padding as f64 <= max_padding * slots as f64;
+                is_pure && batch.len() <= max_sequences && (batch.len() == 1 || fits)
             };
             for (item, &(tokens, group)) in sequences.iter().enumerate() {
                 batcher.push(item, group, tokens, now);
@@ -228,6 +296,43 @@ mod tests {
                 prop_assert!(batch.contains(&left[0]));
                 left.retain(|item| !batch.contains(item));
             }
+        }
+
+        /// However they come: nothing waits longer than it may, and nothing leaves by the clock while more is expected.
+        #[test]
+        fn the_wait_is_bounded(gaps in prop::collection::vec(0u64..30_000, 1..60), max_wait in 0u64..20) {
+            let max_wait = Duration::from_millis(max_wait);
+            let mut batcher = Batcher::new(BatchOptions { max_wait, ..BatchOptions::default() });
+            let mut now = Instant::now();
+            for gap in gaps {
+                now += Duration::from_micros(gap);
+                while let Some(deadline) = batcher.deadline().filter(|&deadline| deadline <= now) {
+                    prop_assert!(batcher.poll(deadline).is_some());
+                }
+                batcher.push(now, 0, 7, now);
+                let deadline = batcher.deadline().unwrap();
+                prop_assert!(deadline >= now.min(batcher.waiting[0].item + max_wait));
+                prop_assert!(deadline <= batcher.waiting[0].item + max_wait);
+            }
+        }
+
+        /// Whatever comes after it, a sequence goes within as many batches as windows of its group were there before it,
+        /// and one.
+        #[test]
+        fn ages_are_bounded(before in prop::collection::vec(1usize..60, 0..40), after in prop::collection::vec(1usize..60, 0..80)) {
+            let mut batcher = Batcher::new(BatchOptions { max_tokens: 64, max_sequences: 8, ..BatchOptions::default() });
+            before.iter().for_each(|&tokens| batcher.push(false, 0, tokens, Instant::now()));
+            batcher.push(true, 0, 60, Instant::now());
+            let mut after = after.into_iter();
+            let mut batches = 0;
+            loop {
+                after.by_ref().take(3).for_each(|tokens| batcher.push(false, 0, tokens, Instant::now()));
+                batches += 1;
+                if batcher.take().is_some_and(|batch| batch.contains(&true)) {
+                    break;
+                }
+            }
+            prop_assert!(batches <= before.len() + 1, "{batches} batches");
         }
 
         /// A group with few sequences waits for company of its own, but never past its deadline, and while it waits the

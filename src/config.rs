@@ -40,7 +40,8 @@ pub use layers::Sources;
 pub(crate) use properties::setting_of;
 pub use secret::{Properties, Secret};
 pub use sections::{
-    Admin, Batch, Breaker, Commit, Input, Intake, Kafka, Lanes, Model, Output, Rollback, Rollout, Telemetry, Worker,
+    Admin, Batch, Breaker, Cache, Commit, Input, Intake, Kafka, Lanes, Model, Output, Rollback, Rollout, Telemetry,
+    Worker,
 };
 
 /// All settings, checked.
@@ -63,6 +64,8 @@ pub struct Settings {
     pub rollback: Rollback,
     /// How sequences are put together for one run of the model.
     pub batch: Batch,
+    /// Tags of texts that came before, for streams that repeat themselves.
+    pub cache: Cache,
     /// The threads that compute.
     pub lanes: Lanes,
     /// How much may be under way before reading pauses.

@@ -173,18 +173,36 @@ pub enum Form {
     Pretty(convert::Style),
 }
 
-/// Builds the annotation of a document from the logits of its windows, by the model of a slot.
-pub fn annotate(
-    document: &Document,
-    tokens: &Tokens,
-    windows: &[&Logits],
-    (slot, model): (&str, &Model),
-    (position, timestamp): (&Position, Option<i64>),
-    offset_unit: OffsetUnit,
-) -> Annotation {
+/// What a model says of a text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tags {
+    /// Sentences, in order.
+    pub sentences: Vec<Extent>,
+    /// Words and punctuation marks, in order.
+    pub tokens: Vec<Token>,
+    /// Named entities, in order.
+    pub entities: Vec<Entity>,
+}
+
+impl Tags {
+    /// The memory that they take.
+    pub fn bytes(&self) -> usize {
+        let Self { sentences, tokens, entities } = self;
+        let token = |token: &Token| token.text.capacity() + token.pos.as_ref().map_or(0, String::capacity);
+        let entity = |entity: &Entity| entity.text.capacity() + entity.label.capacity();
+        size_of::<Self>()
+            + size_of_val(sentences.as_slice())
+            + size_of_val(tokens.as_slice())
+            + size_of_val(entities.as_slice())
+            + tokens.iter().map(token).sum::<usize>()
+            + entities.iter().map(entity).sum::<usize>()
+    }
+}
+
+/// Reads the tags of a document from the logits of its windows.
+pub fn tags(document: &Document, tokens: &Tokens, windows: &[&Logits], model: &Model, offset_unit: OffsetUnit) -> Tags {
     let text = document.text.as_str();
     let mut offsets = Offsets::new(text, offset_unit);
-    let manifest = &model.dir.manifest;
     let words = task_spans(Task::Pos, tokens, windows, model);
     let named = task_spans(Task::Ner, tokens, windows, model).unwrap_or_default();
     // A model that tells no words leaves the units themselves.
@@ -193,26 +211,7 @@ pub fn annotate(
         None => (0..tokens.units.len()).map(|unit| (unit..unit + 1, None)).collect(),
     };
     let bytes = |units: &std::ops::Range<usize>| tokens.units[units.start].start..tokens.units[units.end - 1].end;
-    Annotation {
-        schema_version: SCHEMA_VERSION,
-        id: document.id.clone(),
-        source: Source {
-            topic: position.partition.topic.to_string(),
-            partition: position.partition.id,
-            offset: position.offset,
-            timestamp,
-        },
-        models: vec![ModelInfo {
-            slot: slot.to_owned(),
-            tasks: model.tasks().collect(),
-            name: manifest.name.clone(),
-            version: manifest.version.clone(),
-            sha256: model.dir.sha256.clone(),
-            variant: model.variant.to_string(),
-        }],
-        text: text.to_owned(),
-        offset_unit,
-        truncated: document.truncated,
+    Tags {
         sentences: tokens.sentences.iter().map(|sentence| offsets.extent(&sentence.range)).collect(),
         tokens: words
             .iter()
@@ -245,6 +244,42 @@ pub fn annotate(
                 }
             })
             .collect(),
+    }
+}
+
+/// Builds the annotation of a document from its tags by the model of a slot.
+pub fn annotate(
+    document: &Document,
+    tags: Tags,
+    (slot, model): (&str, &Model),
+    (position, timestamp): (&Position, Option<i64>),
+    offset_unit: OffsetUnit,
+) -> Annotation {
+    let manifest = &model.dir.manifest;
+    let Tags { sentences, tokens, entities } = tags;
+    Annotation {
+        schema_version: SCHEMA_VERSION,
+        id: document.id.clone(),
+        source: Source {
+            topic: position.partition.topic.to_string(),
+            partition: position.partition.id,
+            offset: position.offset,
+            timestamp,
+        },
+        models: vec![ModelInfo {
+            slot: slot.to_owned(),
+            tasks: model.tasks().collect(),
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            sha256: model.dir.sha256.clone(),
+            variant: model.variant.to_string(),
+        }],
+        text: document.text.clone(),
+        offset_unit,
+        truncated: document.truncated,
+        sentences,
+        tokens,
+        entities,
     }
 }
 

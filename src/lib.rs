@@ -31,6 +31,8 @@ pub mod batch;
 #[cfg(feature = "worker")]
 pub mod bench;
 #[cfg(feature = "worker")]
+pub mod cache;
+#[cfg(feature = "worker")]
 pub mod cli;
 #[cfg(feature = "worker")]
 pub mod commit;

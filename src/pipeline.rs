@@ -13,9 +13,10 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::batch::BatchOptions;
+use crate::cache::{Key, TagCache};
 use crate::commit::{Assignments, Command, CommitError, CommitOptions, Committer, Report};
 use crate::decode::{DecodeOptions, Document, decode};
-use crate::encode::{Annotation, EncodeOptions, annotate, encode, join};
+use crate::encode::{Annotation, EncodeOptions, Tags, annotate, encode, join, tags};
 use crate::infer::Logits;
 use crate::record::{Code, Growth, Position, Record, Reject, Stage};
 use crate::serving::{Sample, Serving, Slot, Version, place};
@@ -41,6 +42,8 @@ pub struct PipelineOptions {
     pub lanes: usize,
     /// How batches form.
     pub batch: BatchOptions,
+    /// Bytes of tags that are kept for texts that come again; 0 keeps none.
+    pub cache_bytes: usize,
     /// How annotations are written.
     pub encode: EncodeOptions,
     /// When results are committed.
@@ -89,19 +92,28 @@ struct Request {
 struct Reading {
     /// What tags it, from here to the end of its way.
     version: Arc<Version>,
+    /// Its tags, if the text came before; nothing goes through the model then.
+    known: Option<Arc<Tags>>,
+    /// Where its tags go, if they are kept.
+    key: Option<Key>,
     tokens: Tokens,
     /// The answers by window.
     answers: Vec<OnceLock<Result<Logits, Reject>>>,
 }
 
 impl Reading {
-    fn new(version: Arc<Version>, document: &Document) -> Result<Self, Reject> {
+    fn new(version: Arc<Version>, document: &Document, cache: Option<&TagCache>) -> Result<Self, Reject> {
+        let key = cache.map(|_| Key::new(version.model(), document));
+        if let Some(known) = cache.zip(key).and_then(|(cache, key)| cache.get(&key)) {
+            let (tokens, answers) = (Tokens::default(), Vec::new());
+            return Ok(Self { version, known: Some(known), key, tokens, answers });
+        }
         let tokens = version.model().tokenizer.tokenize(&document.text, document.words.as_deref())?;
         if tokens.windows.is_empty() {
             return Err(Reject::new(Stage::Tokenize, Code::EmptyText, "the text has no words"));
         }
         let answers = tokens.windows.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { version, tokens, answers })
+        Ok(Self { version, known: None, key, tokens, answers })
     }
 
     fn logits(&self) -> Result<Vec<&Logits>, Reject> {
@@ -166,6 +178,7 @@ pub fn run(
     let (to_encode, requests) = bounded(WAITING_DOCUMENTS);
     // Unbounded like the first: what is in flight is bounded in bytes, by the intake.
     let (to_commit, commands) = unbounded();
+    let cache = (options.cache_bytes > 0).then(|| TagCache::new(options.cache_bytes));
     let assignments = Assignments::default();
     let growth = Growth::default();
     let ways = Ways { short, long };
@@ -178,10 +191,12 @@ pub fn run(
         let items = ways.map(|(records, threads)| {
             let (to_batch, items) = bounded(WAITING_WINDOWS);
             for _ in 0..threads {
-                let decoder = Decoder { serving, options: &options.decode, metrics: &monitor.metrics, stop };
-                let (records, to_batch, to_commit) = (records.clone(), to_batch.clone(), to_commit.clone());
+                let (cache, metrics) = (cache.clone(), &monitor.metrics);
+                let decoder = Decoder { serving, options: &options.decode, cache, metrics, stop };
+                let (records, to_batch) = (records.clone(), to_batch.clone());
+                let (to_encode, to_commit) = (to_encode.clone(), to_commit.clone());
                 failure.spawn(scope, "tokenize", move || {
-                    decoder.run(&records, &to_batch, &to_commit);
+                    decoder.run(&records, (&to_batch, &to_encode, &to_commit));
                     Ok(())
                 });
             }
@@ -196,7 +211,7 @@ pub fn run(
             let (batches, to_encode) = (batches.clone(), to_encode.clone());
             failure.spawn(scope, "infer", move || lane.run(&batches, &to_encode));
         }
-        let encoder = Encoder { serving, options: &options.encode, growth, metrics: &monitor.metrics };
+        let encoder = Encoder { serving, options: &options.encode, cache, growth, metrics: &monitor.metrics };
         failure.spawn(scope, "encode", move || {
             encoder.run(&requests, &to_commit);
             Ok(())
@@ -252,17 +267,21 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 struct Decoder<'p> {
     serving: &'p Serving,
     options: &'p DecodeOptions,
+    cache: Option<TagCache>,
     metrics: &'p Metrics,
     stop: &'p StopSignal,
 }
 
+/// Where a record goes from the decoder: its windows to the batcher, or it as a whole past the model.
+type Onward<'a> = (&'a Sender<Item>, &'a Sender<Arc<Request>>, &'a Sender<Command>);
+
 impl Decoder<'_> {
-    fn run(&self, records: &Receiver<Record<RecordSpan>>, to_batch: &Sender<Item>, to_commit: &Sender<Command>) {
+    fn run(&self, records: &Receiver<Record<RecordSpan>>, (to_batch, to_encode, to_commit): Onward) {
         for record in records {
             let outcome = match self.decode(&record) {
                 Ok(Decoded::Document(document, readings)) => {
                     fail::fail_point!("after_tokenize");
-                    if !send_windows(record, document, readings, to_batch) {
+                    if !send_windows(record, document, readings, (to_batch, to_encode)) {
                         return;
                     }
                     continue;
@@ -286,8 +305,11 @@ impl Decoder<'_> {
         let Some(versions) = self.serving.choose(|| place(&identity(record, &document)), self.stop) else {
             return Ok(Decoded::Stopped);
         };
-        let readings =
-            versions.into_iter().map(|version| Reading::new(version, &document)).collect::<Result<_, _>>()?;
+        let read = |version| Reading::new(version, &document, self.cache.as_ref());
+        let readings = versions.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        if self.cache.is_some() {
+            readings.iter().for_each(|reading| self.metrics.looked_up(reading.known.is_some()));
+        }
         Ok(Decoded::Document(document, readings))
     }
 }
@@ -326,7 +348,7 @@ fn send_windows(
     record: Record<RecordSpan>,
     document: Document,
     readings: Vec<Reading>,
-    to_batch: &Sender<Item>,
+    (to_batch, to_encode): (&Sender<Item>, &Sender<Arc<Request>>),
 ) -> bool {
     let windows = readings.iter().map(|reading| reading.answers.len()).sum();
     let Record { position, original, payload: span } = record;
@@ -337,6 +359,9 @@ fn send_windows(
         readings,
         missing: AtomicUsize::new(windows),
     });
+    if windows == 0 {
+        return to_encode.send(request).is_ok();
+    }
     let windows = |(slot, reading): (usize, &Reading)| (0..reading.answers.len()).map(move |window| (slot, window));
     let mut items = request.readings.iter().enumerate().flat_map(windows);
     items.all(|(slot, window)| to_batch.send(Item { request: request.clone(), slot, window }).is_ok())
@@ -345,6 +370,7 @@ fn send_windows(
 struct Encoder<'p> {
     serving: &'p Serving,
     options: &'p EncodeOptions,
+    cache: Option<TagCache>,
     growth: Growth,
     metrics: &'p Metrics,
 }
@@ -372,10 +398,11 @@ impl Encoder<'_> {
     fn encode(&self, request: &Request) -> Result<Outcome, Reject> {
         let Record { position, original, .. } = &request.record;
         let place = (position, original.timestamp_ms);
+        let unit = self.options.offset_unit;
         let annotate = |reading: &Reading| {
-            let windows = reading.logits()?;
+            let tags = self.tags(&request.document, reading)?;
             let model = (reading.version.slot(), reading.version.model());
-            Ok(annotate(&request.document, &reading.tokens, &windows, model, place, self.options.offset_unit))
+            Ok(annotate(&request.document, tags, model, place, unit))
         };
         let parts = request.readings.iter().map(annotate).collect::<Result<Vec<_>, Reject>>()?;
         let samples = self.samples(request, &parts);
@@ -388,6 +415,20 @@ impl Encoder<'_> {
             let _ = sender.try_send(sample);
         }
         Ok(Outcome::Output(Bytes::from(bytes)))
+    }
+
+    /// The tags of a document: those that are known, or those of the model, which are then.
+    fn tags(&self, document: &Document, reading: &Reading) -> Result<Tags, Reject> {
+        if let Some(known) = &reading.known {
+            return Ok(Tags::clone(known));
+        }
+        let windows = reading.logits()?;
+        let tags = tags(document, &reading.tokens, &windows, reading.version.model(), self.options.offset_unit);
+        if let (Some(cache), Some(key)) = (&self.cache, reading.key) {
+            cache.insert(key, Arc::new(tags.clone()));
+            self.metrics.cache_size(cache.bytes());
+        }
+        Ok(tags)
     }
 
     /// What those who compare versions want to see of the record, if it is in their share.

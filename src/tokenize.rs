@@ -25,7 +25,7 @@ pub enum Unit {
 }
 
 /// A text cut up for a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     /// Byte range of every unit in the text.
     pub units: Vec<Range<usize>>,

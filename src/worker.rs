@@ -115,9 +115,11 @@ pub fn pipeline_options(settings: &Settings) -> PipelineOptions {
         batch: BatchOptions {
             max_tokens: settings.batch.max_tokens,
             max_sequences: settings.batch.max_sequences,
+            max_padding: settings.batch.max_padding,
             max_wait: Duration::from_millis(settings.batch.max_wait_ms),
             sort_window_tokens: settings.batch.sort_window_tokens,
         },
+        cache_bytes: settings.cache.max_bytes,
         encode: EncodeOptions {
             form,
             offset_unit: settings.output.offset_unit,

@@ -56,6 +56,8 @@ fn observe_everything(metrics: &Metrics) -> (PartitionWatch, ModelWatch) {
     metrics.lane(0).failed(Cause::Device);
     metrics.lane(0).budget(512);
     metrics.batch(2, 30, 40);
+    metrics.looked_up(true);
+    metrics.cache_size(100);
     metrics.queued(moment);
     metrics.latency(moment);
     metrics.committed(2, moment);

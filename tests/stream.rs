@@ -187,6 +187,35 @@ fn a_trace_runs_through_the_worker() {
 }
 
 #[test]
+fn with_a_cache_a_text_that_comes_again_is_tagged_alike_and_passes_by_the_model() {
+    let stream = Stream::new(Broker::shared(), 1);
+    let worker = stream.worker("a", &["cache.max_bytes=1000000", "admin.address=127.0.0.1:0"]);
+    let input = |id: u32| {
+        let text = "Bác sĩ Tôn Thất Tùng sinh tại Thanh Hóa. Ông mất ở Hà Nội.";
+        Message::new(serde_json::json!({ "id": id, "text": text }).to_string())
+    };
+    stream.broker.produce(&stream.input, [input(0)]);
+    stream.outputs(1);
+    let tokens = worker.metric("vitag_tokens_total");
+    stream.broker.produce(&stream.input, (1..10).map(input));
+    let outputs: Vec<serde_json::Value> = stream.outputs(10).iter().map(json).collect();
+    for (n, output) in outputs.iter().enumerate() {
+        assert_eq!((&output["id"], &output["source"]["offset"]), (&n.into(), &n.into()));
+        for part in ["text", "models", "sentences", "tokens", "entities"] {
+            assert_eq!(output[part], outputs[0][part], "{part} of {n}");
+        }
+    }
+    assert_eq!(worker.metric("vitag_tokens_total"), tokens, "the model ran once");
+    let page = worker.page("/metrics");
+    let lookups = |result: &str| {
+        let label = format!("vitag_cache_result=\"{result}\"");
+        let line = page.lines().find(|line| line.starts_with("vitag_cache_lookups_total") && line.contains(&label));
+        line.and_then(|line| line.rsplit(' ').next()).unwrap_or_default().to_owned()
+    };
+    assert_eq!((lookups("hit"), lookups("miss")), ("9".into(), "1".into()), "{page}");
+}
+
+#[test]
 fn health_and_metrics_are_served_while_it_runs() {
     let stream = Stream::new(Broker::shared(), 1);
     stream.feed(0..20);

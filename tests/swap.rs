@@ -76,13 +76,14 @@ impl Sink for Collected {
     }
 }
 
-fn settings() -> Settings {
-    let sets = vec!["lanes.count=2".into(), "commit.interval_ms=5".into(), "model.device=cpu".into()];
+fn settings(more: &[&str]) -> Settings {
+    let sets = ["lanes.count=2", "commit.interval_ms=5", "model.device=cpu"];
+    let sets = sets.iter().chain(more).map(|&set| set.to_owned()).collect();
     Settings::load(&Sources { file: None, env: vec![("HOSTNAME".into(), "test".into())], sets }).unwrap()
 }
 
 /// Runs a stream over `serving` while `meanwhile` does what it does; returns what came out.
-fn stream(serving: &Serving, meanwhile: impl FnOnce(&Collected) + Send) -> Vec<(i64, Annotation)> {
+fn stream(serving: &Serving, settings: &Settings, meanwhile: impl FnOnce(&Collected) + Send) -> Vec<(i64, Annotation)> {
     let (enough, collected, stop) = (Arc::new(AtomicBool::new(false)), Collected::default(), StopSignal::default());
     let monitor = Monitor::disabled();
     let report = Report::new(monitor.metrics.clone(), "", None);
@@ -93,7 +94,7 @@ fn stream(serving: &Serving, meanwhile: impl FnOnce(&Collected) + Send) -> Vec<(
             meanwhile(&sink);
         });
         let source = Box::new(Endless { enough });
-        let options = pipeline_options(&settings());
+        let options = pipeline_options(settings);
         pipeline::run(source, collected.clone(), serving, &options, (&monitor, report), &stop).unwrap();
     });
     std::mem::take(&mut *collected.0.lock().unwrap())
@@ -128,7 +129,7 @@ fn entities(annotation: &Annotation) -> Vec<Mark> {
 fn reference(loader: &Loader, dir: &Path) -> Reference {
     let serving = Serving::of(loader.load("default", dir, loader.lanes()).unwrap());
     let enough = |seen: &Collected| wait_for(|| seen.0.lock().unwrap().len() >= 20);
-    let records = stream(&serving, enough);
+    let records = stream(&serving, &settings(&[]), enough);
     records.iter().take(20).map(|(offset, annotation)| (*offset as usize, entities(annotation))).collect()
 }
 
@@ -148,13 +149,23 @@ fn retire(version: Arc<Version>) {
 
 #[test]
 fn records_are_tagged_by_the_version_that_they_name_while_it_changes() {
+    changes_are_seen(&settings(&[]));
+}
+
+/// The texts are few and come again and again, so after each change the cache is full of tags by the other model.
+#[test]
+fn a_cache_gives_no_version_the_tags_of_another() {
+    changes_are_seen(&settings(&["cache.max_bytes=10000000"]));
+}
+
+fn changes_are_seen(settings: &Settings) {
     let contrary = versions::contrary("0.2.0");
     let dirs = [model::original(), contrary.path().to_owned()];
-    let loader = loader(&settings(), &Monitor::disabled().metrics).unwrap();
+    let loader = loader(settings, &Monitor::disabled().metrics).unwrap();
     let versions = ["0.1.0", "0.2.0"].map(str::to_owned);
     let references = versions.iter().cloned().zip(dirs.iter().map(|dir| reference(&loader, dir))).collect();
     let serving = Serving::of(loader.load("default", &dirs[0], loader.lanes()).unwrap());
-    let records = stream(&serving, |seen| {
+    let records = stream(&serving, settings, |seen| {
         for round in 1..=8 {
             let next = loader.load("default", &dirs[round % 2], loader.lanes()).unwrap();
             next.warm_up(256).unwrap();
@@ -173,7 +184,8 @@ fn records_are_tagged_by_the_version_that_they_name_while_it_changes() {
 #[test]
 fn a_canary_takes_the_same_keys_every_time_and_records_wait_while_nothing_serves() {
     let contrary = versions::contrary("0.2.0");
-    let loader = loader(&settings(), &Monitor::disabled().metrics).unwrap();
+    let settings = settings(&[]);
+    let loader = loader(&settings, &Monitor::disabled().metrics).unwrap();
     let stable = loader.load("default", &model::original(), loader.lanes()).unwrap();
     let canary = loader.load("default", contrary.path(), loader.lanes()).unwrap();
     let both = || Routes {
@@ -182,7 +194,7 @@ fn a_canary_takes_the_same_keys_every_time_and_records_wait_while_nothing_serves
         compare: None,
     };
     let serving = Serving::new([Slot::default()]);
-    let records = stream(&serving, |seen| {
+    let records = stream(&serving, &settings, |seen| {
         serving.slots()[0].route(both());
         wait_for(|| seen.0.lock().unwrap().len() > 200);
         // Nobody serves: what comes waits.

@@ -93,6 +93,8 @@ pub struct Tuning {
     pub max_tokens: usize,
     /// `batch.max_sequences`.
     pub max_sequences: usize,
+    /// `batch.max_padding`.
+    pub max_padding: f64,
     /// `batch.sort_window_tokens`.
     pub sort_window_tokens: usize,
     /// `batch.max_wait_ms`.
@@ -141,6 +143,7 @@ impl Report {
                 tokenize_threads: settings.lanes.tokenize_threads,
                 max_tokens: settings.batch.max_tokens,
                 max_sequences: settings.batch.max_sequences,
+                max_padding: settings.batch.max_padding,
                 sort_window_tokens: settings.batch.sort_window_tokens,
                 max_wait_ms: settings.batch.max_wait_ms,
             },

@@ -279,7 +279,11 @@ pub struct Batch {
     /// Most sequences in a batch.
     #[schemars(range(min = 1))]
     pub max_sequences: usize,
-    /// Longest time a sequence waits for company, in milliseconds.
+    /// Largest share of padding in the padded view of a batch, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub max_padding: f64,
+    /// Longest time a sequence waits for company, in milliseconds; it waits less where none is to be expected by the pace of
+    /// the stream, and not at all where enough is there.
     #[schemars(range(max = DAY_MS))]
     pub max_wait_ms: u64,
     /// Waiting tokens that are looked over for sequences of like length.
@@ -289,8 +293,16 @@ pub struct Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { max_tokens: 512, max_sequences: 64, max_wait_ms: 20, sort_window_tokens: 8_192 }
+        Self { max_tokens: 512, max_sequences: 64, max_padding: 0.15, max_wait_ms: 20, sort_window_tokens: 8_192 }
     }
+}
+
+/// Tags of texts that came before, for streams that repeat themselves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// Most bytes that they take, the least used go first; 0 keeps none.
+    pub max_bytes: usize,
 }
 
 /// The threads that compute.

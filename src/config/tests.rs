@@ -57,7 +57,11 @@ fn later_layers_win_key_by_key() {
     let file = "[batch]\nmax_tokens = 1\nmax_sequences = 1\nmax_wait_ms = 1\nsort_window_tokens = 3";
     let env = [("VITAG__BATCH__MAX_SEQUENCES", "2"), ("VITAG__BATCH__MAX_WAIT_MS", "2"), ("VITAG_BATCH", "x")];
     let settings = load("vitag.toml", file, sources(&env, &["batch.max_wait_ms=3"])).unwrap();
-    assert_eq!(settings.batch, Batch { max_tokens: 1, max_sequences: 2, max_wait_ms: 3, sort_window_tokens: 3 });
+    let rest = Batch::default();
+    assert_eq!(
+        settings.batch,
+        Batch { max_tokens: 1, max_sequences: 2, max_wait_ms: 3, sort_window_tokens: 3, ..rest }
+    );
     assert_eq!(settings.origin("batch.max_wait_ms"), Some(&Layer::Set));
     assert_eq!(settings.origin("batch.max_sequences"), Some(&Layer::Env("VITAG__BATCH__MAX_SEQUENCES".into())));
     assert_eq!(settings.origin("lanes.count"), None);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::decode::Document;
-use crate::encode::{Annotation, OffsetUnit, annotate};
+use crate::encode::{Annotation, OffsetUnit, annotate, tags};
 use crate::infer::Logits;
 use crate::record::{Partition, Position};
 use crate::serving::Version;
@@ -64,5 +64,6 @@ pub fn tag(version: &Version, document: &Document, unit: OffsetUnit) -> Result<A
     let windows: Vec<&Logits> = answers.iter().collect();
     let position = Position { partition: Partition { topic: "".into(), id: 0 }, offset: 0, epoch: 0, slot: 0 };
     let model = (version.slot(), version.model());
-    Ok(annotate(document, &tokens, &windows, model, (&position, None), unit))
+    let tags = tags(document, &tokens, &windows, version.model(), unit);
+    Ok(annotate(document, tags, model, (&position, None), unit))
 }

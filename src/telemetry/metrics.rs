@@ -55,6 +55,8 @@ pub struct Metrics {
     batch_sequences: Histogram<u64>,
     batch_tokens: Histogram<u64>,
     batch_padding: Histogram<f64>,
+    cache_lookups: Counter<u64>,
+    cache_size: Gauge<u64>,
     queue_wait: Histogram<f64>,
     inference: Histogram<f64>,
     lane_busy: Counter<f64>,
@@ -85,6 +87,12 @@ impl Metrics {
             batch_sequences: sizes(meter, "vitag.batch.sequences", "{sequence}", "Sequences of a batch", &SEQUENCES),
             batch_tokens: sizes(meter, "vitag.batch.tokens", "{token}", "Tokens of a batch, without padding", &TOKENS),
             batch_padding: histogram(meter, "vitag.batch.padding", "1", "Padded share of a batch's slots", &SHARE),
+            cache_lookups: counter(meter, "vitag.cache.lookups", "{lookup}", "Texts that were looked for in the cache"),
+            cache_size: meter
+                .u64_gauge("vitag.cache.size")
+                .with_unit("By")
+                .with_description("Bytes of the cached tags")
+                .build(),
             queue_wait: seconds("vitag.queue.wait", "Time from admission until a lane takes the record", &STEP_SECONDS),
             inference: seconds("vitag.inference.duration", "Time of one run of the model", &STEP_SECONDS),
             lane_busy: meter
@@ -206,6 +214,16 @@ impl Metrics {
         if slots > 0 {
             self.batch_padding.record(slots.saturating_sub(tokens) as f64 / slots as f64, &[]);
         }
+    }
+
+    /// A text was looked for in the cache, and found or not.
+    pub fn looked_up(&self, hit: bool) {
+        self.cache_lookups.add(1, &[KeyValue::new("vitag.cache.result", if hit { "hit" } else { "miss" })]);
+    }
+
+    /// The cache holds so many bytes now.
+    pub fn cache_size(&self, bytes: u64) {
+        self.cache_size.record(bytes, &[]);
     }
 
     /// A lane took a record that waited this long since its admission.

@@ -23,8 +23,10 @@ pub struct Masking {
 impl Masking {
     /// As the paper has it: 15 %, of which 80 % are masked, 10 % random and 10 % kept.
     pub const BERT: Self = Self { share: 0.15, mask: 0.8, random: 0.1 };
-    /// For the generator of ELECTRA, every chosen token is masked (Clark et al. 2020, §2).
-    pub const ELECTRA: Self = Self { share: 0.15, mask: 1.0, random: 0.0 };
+    /// For the generator of ELECTRA: 85 % are masked and 15 % kept, as in the code that its authors published. Where every
+    /// chosen token is masked, nothing asks a small generator to keep track of what stands where, and it stays for
+    /// thousands of steps at guessing by frequency.
+    pub const ELECTRA: Self = Self { share: 0.15, mask: 0.85, random: 0.0 };
 }
 
 /// The pieces of a vocabulary that are not text.
@@ -191,9 +193,11 @@ mod tests {
     }
 
     #[test]
-    fn every_chosen_token_is_masked_for_electra() {
+    fn eighty_five_percent_of_fifteen_for_electra() {
+        // 36,000 draws: five standard deviations are 0.0094 of 0.85.
         let [masks, others, kept, chosen] = shares(Masking::ELECTRA);
-        assert_eq!([masks, others, kept], [1.0, 0.0, 0.0]);
+        assert!((masks - 0.85).abs() < 0.0094, "{masks}");
+        assert!(others == 0.0 && (kept + masks - 1.0).abs() < 1e-9);
         assert!((chosen - 0.15).abs() < 0.005, "{chosen}");
     }
 

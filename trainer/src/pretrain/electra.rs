@@ -10,8 +10,8 @@
 //! where x̂ is the text with the guesses and D here the probability of being replaced: the paper writes its complement. A
 //! guess that equals the original counts as original. No gradient flows through the draw. λ is 50 unless set.
 //!
-//! G and D share their embeddings. λ L_RTD moves them a good deal more than L_MLM does, and for as long as G only guesses
-//! by how frequent pieces are, that is no help to G. So they can be left to G for a while: `generator.head_start`.
+//! G and D share their embeddings. λ L_RTD moves them a good deal more than L_MLM does, and while G has learnt nothing yet
+//! that is no help to G. So they can be left to G for a while: `generator.head_start`.
 
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
