@@ -1,10 +1,11 @@
-"""The worker beside the Python tagger, file to file, on the same documents, in runs that take turns.
+"""The worker beside the Python tagger, file to file or topic to topic, on the same documents, in runs that take turns.
 
 Fails if words, parts of speech or entities differ. Prints a table in Markdown.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--bootstrap", help="a broker: from topic to topic, exactly once, rather than file to file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         compare(arguments, Path(folder))
@@ -32,23 +34,29 @@ def main() -> None:
 
 def compare(arguments, folder: Path) -> None:
     documents, graph = folder / "documents.jsonl", folder / "padded.onnx"
-    bench = [arguments.vitag, "bench", "pipeline", "--json", "--model", arguments.model, "--mix", arguments.mix]
+    stage = "kafka" if arguments.bootstrap else "pipeline"
+    bench = [arguments.vitag, "bench", stage, "--json", "--model", arguments.model, "--mix", arguments.mix]
     bench += ["--documents", str(arguments.documents), "--repeats", "1", "--set", f"lanes.count={arguments.threads}"]
     bench += ["--text", arguments.text] if arguments.text else []
+    bench += ["--set", f"kafka.bootstrap_servers={arguments.bootstrap}"] if arguments.bootstrap else []
     run([*bench, "--save-documents", str(documents)])
     run([sys.executable, str(HERE / "padded.py"), f"{arguments.model}/model.onnx", str(graph)])
 
     peer = [sys.executable, str(HERE / "peer.py"), "--model", arguments.model, "--graph", str(graph)]
     peer += ["--documents", str(documents), "--threads", str(arguments.threads)]
-    runners = {"vitag, file to file": lambda: of_vitag(json.loads(run(bench)))}
+    to_file = ["--output", str(folder / "peer.jsonl")]
+    to = ["--bootstrap", arguments.bootstrap] if arguments.bootstrap else to_file
+    runners = {"vitag": lambda: of_vitag(json.loads(run(bench)))}
     for name, extra in PEERS.items():
-        command = [*peer, "--output", str(folder / "peer.jsonl"), *extra]
+        command = [*peer, *to, *extra]
         runners[name] = lambda command=command: of_peer(json.loads(run(command)))
     results = {name: [] for name in runners}
     for repeat in range(arguments.repeats):
         for name in list(runners)[:: -1 if repeat % 2 else 1]:
             results[name].append(runners[name]())
             print(f"{name}: {results[name][-1]}", file=sys.stderr)
+    if arguments.bootstrap:
+        run([*peer, *to_file])
     check(run([arguments.vitag, "tag", "--model", arguments.model, str(documents)]), folder / "peer.jsonl")
     report(results)
 
@@ -59,7 +67,8 @@ def run(command: list[str]) -> str:
 
 def of_vitag(report: dict) -> tuple[float, float, float]:
     [stage] = report["stages"]
-    return tuple(stage[key]["median"] for key in ("documents_per_second", "documents_per_cpu_second", "padded_share"))
+    keys = ("documents_per_second", "documents_per_cpu_second", "padded_share")
+    return tuple((stage[key] or {"median": math.nan})["median"] for key in keys)
 
 
 def of_peer(report: dict) -> tuple[float, float, float]:
@@ -82,11 +91,12 @@ def check(ours: str, peer: Path) -> None:
 
 def report(results: dict) -> None:
     print("| measured | median | least | most |\n|---|---:|---:|---:|")
-    ours = results["vitag, file to file"]
+    ours = results["vitag"]
     for name, runs in results.items():
         row(f"{name}: documents/s", [run[0] for run in runs], 0)
         row(f"{name}: documents/CPU s", [run[1] for run in runs], 0)
-        row(f"{name}: padded share", [run[2] for run in runs], 3)
+        if not math.isnan(runs[0][2]):
+            row(f"{name}: padded share", [run[2] for run in runs], 3)
     for name in PEERS:
         for place, what in ((0, ""), (1, ", by processor time")):
             row(f"vitag / {name}{what}", [one[place] / other[place] for one, other in zip(ours, results[name])], 2)

@@ -1,4 +1,4 @@
-"""Times the Python tagger from file to file, and writes what it found. Prints a JSON object."""
+"""Times the Python tagger from file to file, and writes what it found, or from topic to topic. Prints a JSON object."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+import topics
 from tagger import Tagger
 
 # Documents that a consumer takes at once; those that are sorted, are sorted within.
@@ -17,7 +18,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="directory of the model")
     parser.add_argument("--graph", type=Path, required=True, help="its graph in padded form, of padded.py")
     parser.add_argument("--documents", type=Path, required=True, help="of vitag bench --save-documents")
-    parser.add_argument("--output", type=Path, required=True, help="annotations, a line each")
+    to = parser.add_mutually_exclusive_group(required=True)
+    to.add_argument("--output", type=Path, help="annotations, a line each")
+    to.add_argument("--bootstrap", help="a broker, for topics")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--sort", action="store_true", help="sort sequences by length")
     arguments = parser.parse_args()
@@ -26,22 +29,25 @@ def main() -> None:
     lines = arguments.documents.read_bytes().splitlines()
     tagger.tag([json.loads(line) for line in lines[:64]])
     tagger.slots = tagger.tokens = 0
-    started, cpu = time.perf_counter(), time.process_time()
-    with arguments.documents.open("rb") as source, arguments.output.open("w") as output:
-        documents = []
-        for line in source:
-            documents.append(json.loads(line))
-            if len(documents) == POLL:
-                write(tagger.tag(documents), output)
-                documents = []
-        write(tagger.tag(documents), output)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    if arguments.bootstrap:
+        documents, seconds, cpu = topics.run(tagger, lines, arguments.bootstrap, POLL)
+    else:
+        documents, seconds, cpu = file_to_file(tagger, arguments.documents, arguments.output)
     print(json.dumps({
-        "documents": len(lines),
+        "documents": documents,
         "seconds": seconds,
         "cpu_seconds": cpu,
         "padded_share": 1 - tagger.tokens / tagger.slots,
     }))
+
+
+def file_to_file(tagger: Tagger, source: Path, target: Path) -> tuple[int, float, float]:
+    started, cpu = time.perf_counter(), time.process_time()
+    lines = source.read_bytes().splitlines()
+    with target.open("w") as output:
+        for first in range(0, len(lines), POLL):
+            write(tagger.tag([json.loads(line) for line in lines[first : first + POLL]]), output)
+    return len(lines), time.perf_counter() - started, time.process_time() - cpu
 
 
 def write(annotations: list[dict], output) -> None:
