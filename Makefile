@@ -111,7 +111,7 @@ models: ## Trains the bundled model anew, from the corpora in DATA
 	$(SETUP) build runtime training
 	$(TRAINER) --threads 1 finetune --config trainer/configs/vi-tagger.toml --data $(DATA) --tokenizer $(TOKENIZER) --out $(RUN)
 	$(TRAINER) --threads 1 evaluate --run $(RUN) --data $(DATA)
-	$(TRAINER) export --run $(RUN) --texts trainer/configs/golden.txt --models models
+	$(TRAINER) export --run $(RUN) --texts trainer/configs/golden.txt --models models --int8 --data $(DATA)
 
 doc: ## Builds the documentation of the crates into target/doc
 	$(SETUP) build training

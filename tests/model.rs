@@ -210,7 +210,20 @@ fn an_answer_does_not_depend_on_the_company_in_its_batch() {
 }
 
 #[test]
+fn both_graphs_of_the_model_give_their_golden_answers() {
+    let runtime = Runtime::load(None).unwrap();
+    for variant in [Variant::F32, Variant::Int8] {
+        let model = Model::load(&model::original(), variant).unwrap();
+        model.session(&runtime, &InferOptions { device: Device::Cpu, threads: 1 }).unwrap();
+    }
+}
+
+#[test]
 fn a_variant_that_the_model_lacks_is_refused() {
-    let error = Model::load(&model::original(), Variant::Int8).unwrap_err().to_string();
+    let copy = model::Copy::new();
+    copy.edit("manifest.json", |manifest| {
+        manifest["files"].as_object_mut().unwrap().retain(|file, _| !file.contains("int8"));
+    });
+    let error = Model::load(copy.path(), Variant::Int8).unwrap_err().to_string();
     assert!(error.contains("the manifest lists no \"model.int8.onnx\""), "{error}");
 }
