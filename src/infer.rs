@@ -1,9 +1,10 @@
 //! Sequences to logits: one session of ONNX Runtime, owned by the thread of its lane.
 
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use ort::ep::{self, ExecutionProviderDispatch};
+use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProviderDispatch};
 use ort::logging::LogLevel;
 use ort::session::Session as OrtSession;
 use ort::session::builder::GraphOptimizationLevel;
@@ -88,11 +89,13 @@ pub struct InferOptions {
     pub device: Device,
     /// Threads inside one session.
     pub threads: usize,
+    /// Options of the device's execution provider, by the names that ONNX Runtime has for them.
+    pub provider_options: BTreeMap<String, String>,
 }
 
 impl Default for InferOptions {
     fn default() -> Self {
-        Self { device: Device::Auto, threads: 1 }
+        Self { device: Device::Auto, threads: 1, provider_options: BTreeMap::new() }
     }
 }
 
@@ -182,32 +185,32 @@ impl Session {
     /// When the library or the device is missing, or the graph is not what the manifest says.
     pub fn open(runtime: &Runtime, model: &Model, options: &InferOptions) -> Result<Self, SessionError> {
         if options.device != Device::Auto {
-            return Self::open_on(options.device, runtime, model, options.threads);
+            return Self::open_on(options.device, runtime, model, options);
         }
         if cuda_is_compiled_in() {
-            match Self::open_on(Device::Cuda(0), runtime, model, options.threads) {
+            match Self::open_on(Device::Cuda(0), runtime, model, options) {
                 Err(SessionError::Device { reason, .. }) => tracing::info!(reason, "no CUDA device, using the CPU"),
                 opened => return opened,
             }
         }
-        Self::open_on(Device::Cpu, runtime, model, options.threads)
+        Self::open_on(Device::Cpu, runtime, model, options)
     }
 
-    fn open_on(device: Device, runtime: &Runtime, model: &Model, threads: usize) -> Result<Self, SessionError> {
+    fn open_on(device: Device, runtime: &Runtime, model: &Model, options: &InferOptions) -> Result<Self, SessionError> {
         let graph = |e: &dyn std::fmt::Display| SessionError::Graph(e.to_string());
         let refused = |e: &dyn std::fmt::Display| SessionError::Device { device, reason: e.to_string() };
         let mut builder = OrtSession::builder(runtime.environment())
             .map_err(|e| graph(&e))?
             .with_optimization_level(GraphOptimizationLevel::All)
             .map_err(|e| graph(&e))?
-            .with_intra_threads(threads)
+            .with_intra_threads(options.threads)
             .map_err(|e| graph(&e))?
             .with_intra_op_spinning(false)
             .map_err(|e| graph(&e))?
             // Below this it tells of every allocation.
             .with_log_level(LogLevel::Warning)
             .map_err(|e| graph(&e))?
-            .with_execution_providers(providers(device))
+            .with_execution_providers(providers(device, &options.provider_options))
             .map_err(|e| refused(&e))?;
         let inner = builder.commit_from_file(model.graph()).map_err(|e| graph(&e))?;
         let heads = model.dir.manifest.heads.iter().map(|head| check_head(&inner, head)).collect::<Result<_, _>>()?;
@@ -271,13 +274,16 @@ impl Session {
 }
 
 /// What ONNX Runtime needs for a device. One that is asked for by name must be there.
-fn providers(device: Device) -> Vec<ExecutionProviderDispatch> {
-    let cuda = |n| ep::CUDA::default().with_device_id(n).build().error_on_failure();
-    let tensorrt = |n| ep::TensorRT::default().with_device_id(n).build().error_on_failure();
+fn providers(device: Device, options: &BTreeMap<String, String>) -> Vec<ExecutionProviderDispatch> {
+    fn with<P: ArbitrarilyConfigurableExecutionProvider>(provider: P, options: &BTreeMap<String, String>) -> P {
+        options.iter().fold(provider, |provider, (name, value)| provider.with_arbitrary_config(name, value))
+    }
+    let cuda = |n| ep::CUDA::default().with_device_id(n);
+    let tensorrt = |n| with(ep::TensorRT::default().with_device_id(n), options).build().error_on_failure();
     match device {
         Device::Auto | Device::Cpu => vec![],
-        Device::Cuda(n) => vec![cuda(n)],
-        Device::TensorRt(n) => vec![tensorrt(n), cuda(n)],
+        Device::Cuda(n) => vec![with(cuda(n), options).build().error_on_failure()],
+        Device::TensorRt(n) => vec![tensorrt(n), cuda(n).build().error_on_failure()],
     }
 }
 

@@ -52,7 +52,11 @@ pub enum WorkerError {
 pub fn loader(settings: &Settings, metrics: &Metrics) -> Result<Loader, WorkerError> {
     let options = LoadOptions {
         variant: settings.model.variant,
-        infer: InferOptions { device: settings.model.device, threads: settings.lanes.threads },
+        infer: InferOptions {
+            device: settings.model.device,
+            threads: settings.lanes.threads,
+            provider_options: settings.model.provider_options.clone(),
+        },
         lanes: lanes(settings),
     };
     Ok(Loader::new(settings.model.runtime_library.as_deref(), options, metrics.clone())?)

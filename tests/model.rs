@@ -193,7 +193,8 @@ const TOLERANCE: f32 = 1e-5;
 fn an_answer_does_not_depend_on_the_company_in_its_batch() {
     let model = Model::load(&model::original(), Variant::F32).unwrap();
     let runtime = Runtime::load(None).unwrap();
-    let mut session = model.session(&runtime, &InferOptions { device: Device::Cpu, threads: 1 }).unwrap();
+    let mut session =
+        model.session(&runtime, &InferOptions { device: Device::Cpu, ..InferOptions::default() }).unwrap();
     let window = |text: &str| model.tokenizer.tokenize(text, None).unwrap().windows.remove(0);
     let subject = window("Bác sĩ Tôn Thất Tùng sinh tại Thanh Hóa và mất ở Hà Nội năm 1982.");
     let alone = session.run(std::slice::from_ref(&subject)).unwrap().remove(0);
@@ -214,7 +215,7 @@ fn both_graphs_of_the_model_give_their_golden_answers() {
     let runtime = Runtime::load(None).unwrap();
     for variant in [Variant::F32, Variant::Int8] {
         let model = Model::load(&model::original(), variant).unwrap();
-        model.session(&runtime, &InferOptions { device: Device::Cpu, threads: 1 }).unwrap();
+        model.session(&runtime, &InferOptions { device: Device::Cpu, ..InferOptions::default() }).unwrap();
     }
 }
 

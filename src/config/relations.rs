@@ -3,6 +3,7 @@
 use super::Settings;
 use super::choices::OutputMode;
 use crate::decode::Format;
+use crate::infer::Device;
 
 /// Two sizes in their order: the first may not exceed the second.
 type Ordered = (&'static str, u64, &'static str, u64);
@@ -19,6 +20,12 @@ impl Settings {
         }
         if self.admin.token.is_some() && self.rollout.topic_prefix.is_none() {
             problems.push("`admin.token` needs `rollout.topic_prefix`: there is no topic to write to".to_owned());
+        }
+        if !self.model.provider_options.is_empty() && matches!(self.model.device, Device::Auto | Device::Cpu) {
+            let device = self.model.device;
+            problems.push(format!(
+                "`model.provider_options` are for a device that is named: set `model.device` to cuda:N or tensorrt:N, not {device}"
+            ));
         }
         problems.extend(self.slot_problems());
         if self.rollout.require_signature && self.rollout.public_key_file.is_none() {

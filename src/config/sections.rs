@@ -234,6 +234,9 @@ pub struct Model {
     /// Where it runs: `auto`, `cpu`, `cuda:N` or `tensorrt:N`; a device that is named and missing is an error.
     #[schemars(with = "String")]
     pub device: Device,
+    /// Options of CUDA or TensorRT by the names that ONNX Runtime has for them, such as `gpu_mem_limit`; of a device that is
+    /// named.
+    pub provider_options: BTreeMap<String, String>,
     /// File of the ONNX Runtime library; if empty, `ORT_DYLIB_PATH`, or without that the first found in the set-up's
     /// folder, the executable's folder, its `lib`, `/usr/local/lib` and `/usr/lib`.
     pub runtime_library: Option<PathBuf>,
@@ -246,6 +249,7 @@ impl Default for Model {
             slots: BTreeMap::new(),
             variant: Variant::default(),
             device: Device::default(),
+            provider_options: BTreeMap::new(),
             runtime_library: None,
         }
     }

@@ -209,6 +209,8 @@ fn settings_that_contradict_each_other_are_refused_all_at_once() {
         interval_ms = 60001
         [batch]
         max_tokens = 8193
+        [model.provider_options]
+        gpu_mem_limit = "1000000000"
         [rollout]
         require_signature = true
     "#;
@@ -219,6 +221,7 @@ fn settings_that_contradict_each_other_are_refused_all_at_once() {
         "`batch.max_tokens` (8193) must not exceed `batch.sort_window_tokens` (8192)",
         "`intake.partition_low_bytes` must be below `intake.partition_high_bytes`",
         "`output.mode` \"merge\" needs `input.format` \"json\": a text has no keys",
+        "`model.provider_options` are for a device that is named: set `model.device` to cuda:N or tensorrt:N, not auto",
         "`rollout.require_signature` needs `rollout.public_key_file`; set it",
         "`kafka.sasl_mechanism` is needed for `sasl_ssl`; set it",
         "`kafka.sasl_username` is needed for `sasl_ssl`; set it",
