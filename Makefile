@@ -10,6 +10,8 @@ BENCH ?=
 SEEDS ?= 20
 # For `make pressure`: how long the overload lasts.
 SECONDS ?= 600
+# For `make soak`: how many seconds.
+SOAK ?= 1200
 # For `make rollouts`: how many in a row.
 ROLLOUTS ?= 100
 # For `make backfill`: how many records, and a text, a document a line.
@@ -33,7 +35,7 @@ TRAINER := $(CARGO) run --release --package vitag-trainer --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test faults pressure rollouts lint audit bench bench-pipeline bench-delivery bench-step backfill formats models doc clean
+.PHONY: help setup demo test faults pressure soak rollouts lint audit bench bench-pipeline bench-delivery bench-step backfill formats models doc clean
 
 help: ## Lists the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -87,6 +89,10 @@ bench-delivery: ## Measures the cost of delivery exactly once, and recovery; arg
 pressure: ## Overloads a worker for SECONDS and holds it to its memory
 	$(SETUP) build runtime broker
 	PRESSURE_SECONDS=$(SECONDS) $(CARGO) test --features failpoints --test pressure -- --nocapture under_ten_times
+
+soak: ## Keeps a worker at full load for SOAK seconds, and holds its memory to where it was
+	$(SETUP) build runtime broker
+	SOAK_SECONDS=$(SOAK) $(CARGO) test --release --features failpoints --test soak -- --nocapture
 
 rollouts: ## Rolls two models out in turn, ROLLOUTS times, to three workers under load, and kills workers meanwhile
 	$(SETUP) build runtime broker
