@@ -277,6 +277,11 @@ impl Broker {
         let elements = committed.elements();
         elements.iter().filter_map(|e| Some((e.partition(), e.offset().to_raw().filter(|o| *o >= 0)?))).collect()
     }
+
+    /// The sum of these: how many messages it is, where none are markers of transactions.
+    pub(crate) fn committed_in_all(&self, group: &str, topic: &str) -> u64 {
+        self.committed(group, topic).values().sum::<i64>() as u64
+    }
 }
 
 /// Records, in.
