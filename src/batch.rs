@@ -103,7 +103,7 @@ impl<T> Batcher<T> {
         let oldest = self.waiting.front()?.since;
         let longest = self.options.max_wait;
         let patience = (self.gap * PATIENT_GAPS).max(LEAST_PATIENCE);
-        let last = self.last.unwrap_or(oldest);
+        let last = self.last?;
         let expected = if patience < longest { last + patience } else { last };
         Some(expected.min(oldest + longest))
     }
