@@ -21,6 +21,8 @@ pub enum Element {
     F32 = 1,
     /// 8-bit integer without a sign.
     U8 = 2,
+    /// 8-bit integer with a sign.
+    I8 = 3,
     /// 32-bit integer.
     I32 = 6,
     /// 64-bit integer.
@@ -66,6 +68,11 @@ impl Builder {
     /// Adds a constant of bytes and returns its name.
     pub fn bytes(&mut self, shape: &[i64], values: &[u8]) -> String {
         self.constant(Element::U8, shape, values.to_vec())
+    }
+
+    /// Adds a constant of signed bytes and returns its name.
+    pub fn signed_bytes(&mut self, shape: &[i64], values: &[i8]) -> String {
+        self.constant(Element::I8, shape, values.iter().map(|value| value.cast_unsigned()).collect())
     }
 
     /// Adds a constant list of integers and returns its name.
