@@ -105,11 +105,10 @@ impl Labels {
     /// `logits` is row-major [units, labels].
     pub fn best(&self, logits: &[f32]) -> Vec<usize> {
         let (width, rows) = (self.count(), logits.len() / self.count());
-        if rows == 0 {
-            return Vec::new();
-        }
-        if self.allowed_before.iter().all(Option::is_none) {
-            return logits.chunks_exact(width).map(argmax).collect();
+        // The best label of every row is a path that none beats; mostly the scheme allows it.
+        let path: Vec<usize> = logits.chunks_exact(width).map(argmax).collect();
+        if self.allows(&path) {
+            return path;
         }
         let mut scores: Vec<f32> = logits[..width].to_vec();
         for (score, allowed) in scores.iter_mut().zip(&self.allowed_before) {
@@ -138,6 +137,14 @@ impl Labels {
             path[row - 1] = back[row * width + path[row]];
         }
         path
+    }
+
+    /// Whether the scheme has no label of the path stand where it may not.
+    fn allows(&self, path: &[usize]) -> bool {
+        (0..path.len()).all(|i| match &self.allowed_before[path[i]] {
+            None => true,
+            Some(before) => i > 0 && before.contains(&path[i - 1]),
+        })
     }
 
     /// [`Labels::best`] for every sentence alone. `logits` is row-major [units of the text, labels].
@@ -246,13 +253,6 @@ mod tests {
         path.iter().enumerate().map(|(row, label)| logits[row * width + label]).sum()
     }
 
-    fn valid(labels: &Labels, path: &[usize]) -> bool {
-        (0..path.len()).all(|i| match &labels.allowed_before[path[i]] {
-            None => true,
-            Some(before) => i > 0 && before.contains(&path[i - 1]),
-        })
-    }
-
     proptest! {
         #[test]
         fn the_best_path_is_valid_and_no_valid_path_beats_it(logits in prop::collection::vec(-5f32..5.0, 5..=20)) {
@@ -260,10 +260,10 @@ mod tests {
             let rows = logits.len() / 5;
             let logits = &logits[..rows * 5];
             let best = labels.best(logits);
-            prop_assert!(valid(&labels, &best));
+            prop_assert!(labels.allows(&best));
             for n in 0..5usize.pow(rows as u32) {
                 let path: Vec<usize> = (0..rows).map(|i| n / 5usize.pow(i as u32) % 5).collect();
-                if valid(&labels, &path) {
+                if labels.allows(&path) {
                     prop_assert!(score(logits, &path, 5) <= score(logits, &best, 5) + 1e-4);
                 }
             }
