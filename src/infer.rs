@@ -20,10 +20,13 @@ mod budget;
 mod fault;
 mod recovery;
 mod runtime;
+mod weights;
 
 pub use fault::Cause;
 pub use recovery::Recovery;
 pub use runtime::{Runtime, RuntimeError};
+
+use weights::Weights;
 
 /// Where a model runs; a device that is named and missing is an error, never a silent fallback.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,24 +182,44 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens a session on `model`.
+    /// Opens so many sessions on `model`; on a CPU its weights are in memory once for all.
     ///
     /// # Errors
     /// When the library or the device is missing, or the graph is not what the manifest says.
-    pub fn open(runtime: &Runtime, model: &Model, options: &InferOptions) -> Result<Self, SessionError> {
-        if options.device != Device::Auto {
-            return Self::open_on(options.device, runtime, model, options);
+    pub fn open(
+        runtime: &Runtime,
+        model: &Model,
+        options: &InferOptions,
+        count: usize,
+    ) -> Result<Vec<Self>, SessionError> {
+        let open = |device, weights: Option<Weights>| {
+            (0..count).map(|_| Self::open_on(device, runtime, model, options, weights.as_ref())).collect()
+        };
+        let on_cpu = || {
+            let weights = (count > 1).then(|| Weights::read(&model.graph()));
+            open(Device::Cpu, weights.transpose().map_err(SessionError::Graph)?)
+        };
+        match options.device {
+            Device::Cpu => on_cpu(),
+            Device::Auto if !cuda_is_compiled_in() => on_cpu(),
+            Device::Auto => match open(Device::Cuda(0), None) {
+                Err(SessionError::Device { reason, .. }) => {
+                    tracing::info!(reason, "no CUDA device, using the CPU");
+                    on_cpu()
+                }
+                opened => opened,
+            },
+            device => open(device, None),
         }
-        if cuda_is_compiled_in() {
-            match Self::open_on(Device::Cuda(0), runtime, model, options) {
-                Err(SessionError::Device { reason, .. }) => tracing::info!(reason, "no CUDA device, using the CPU"),
-                opened => return opened,
-            }
-        }
-        Self::open_on(Device::Cpu, runtime, model, options)
     }
 
-    fn open_on(device: Device, runtime: &Runtime, model: &Model, options: &InferOptions) -> Result<Self, SessionError> {
+    fn open_on(
+        device: Device,
+        runtime: &Runtime,
+        model: &Model,
+        options: &InferOptions,
+        weights: Option<&Weights>,
+    ) -> Result<Self, SessionError> {
         let graph = |e: &dyn std::fmt::Display| SessionError::Graph(e.to_string());
         let refused = |e: &dyn std::fmt::Display| SessionError::Device { device, reason: e.to_string() };
         let mut builder = OrtSession::builder(runtime.environment())
@@ -212,6 +235,9 @@ impl Session {
             .map_err(|e| graph(&e))?
             .with_execution_providers(providers(device, &options.provider_options))
             .map_err(|e| refused(&e))?;
+        if let Some(weights) = weights {
+            builder = weights.share_with(builder).map_err(|e| graph(&e))?;
+        }
         let inner = builder.commit_from_file(model.graph()).map_err(|e| graph(&e))?;
         let heads = model.dir.manifest.heads.iter().map(|head| check_head(&inner, head)).collect::<Result<_, _>>()?;
         Ok(Self { inner, heads, device })

@@ -78,14 +78,27 @@ impl Model {
         Ok(Self { dir, tokenizer, labels, variant })
     }
 
-    /// Opens a session and runs the golden set on it.
+    /// Opens so many sessions and runs the golden set on each.
     ///
     /// # Errors
     /// When the graph is not what the manifest says, or an answer differs from the golden one.
+    pub fn sessions(
+        &self,
+        runtime: &Runtime,
+        options: &InferOptions,
+        count: usize,
+    ) -> Result<Vec<Session>, ModelError> {
+        let mut sessions = self.unproven_sessions(runtime, options, count)?;
+        sessions.iter_mut().try_for_each(|session| self.prove(session))?;
+        Ok(sessions)
+    }
+
+    /// Opens a session and runs the golden set on it.
+    ///
+    /// # Errors
+    /// As [`Model::sessions`].
     pub fn session(&self, runtime: &Runtime, options: &InferOptions) -> Result<Session, ModelError> {
-        let mut session = self.unproven_session(runtime, options)?;
-        self.prove(&mut session)?;
-        Ok(session)
+        Ok(self.sessions(runtime, options, 1)?.remove(0))
     }
 
     /// Opens a session that may give other answers than the golden set; for whoever makes that.
@@ -93,7 +106,17 @@ impl Model {
     /// # Errors
     /// When the graph is not what the manifest says.
     pub fn unproven_session(&self, runtime: &Runtime, options: &InferOptions) -> Result<Session, ModelError> {
-        Session::open(runtime, self, options).map_err(|source| ModelError::Session { variant: self.variant, source })
+        Ok(self.unproven_sessions(runtime, options, 1)?.remove(0))
+    }
+
+    fn unproven_sessions(
+        &self,
+        runtime: &Runtime,
+        options: &InferOptions,
+        count: usize,
+    ) -> Result<Vec<Session>, ModelError> {
+        let refused = |source| ModelError::Session { variant: self.variant, source };
+        Session::open(runtime, self, options, count).map_err(refused)
     }
 
     /// Path of the graph.

@@ -58,8 +58,7 @@ impl Loader {
     pub fn load(&self, slot: &str, dir: &Path, sessions: usize) -> Result<Arc<Version>, ModelError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let model = Model::load(dir, self.options.variant)?;
-        let open = |_| model.session(&self.runtime, &self.options.infer);
-        let sessions = (0..sessions.max(1)).map(open).collect::<Result<Vec<_>, _>>()?;
+        let sessions = model.sessions(&self.runtime, &self.options.infer, sessions.max(1))?;
         let device = sessions[0].device().to_string();
         let manifest = &model.dir.manifest;
         tracing::info!(
