@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
 
-use super::Item;
+use super::request::Item;
 use crate::batch::{BatchOptions, Batcher, Turns};
 
 /// Feeds the batcher, from each queue in turn, and hands its batches to the lanes. Whatever has arrived is looked over

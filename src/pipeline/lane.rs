@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::{Item, Request};
+use super::request::{Item, Request};
 use crate::infer::{InferError, Logits, Recovery, Session};
 use crate::record::{Code, Reject, Stage};
 use crate::telemetry::{LaneMetrics, Metrics};
