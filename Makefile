@@ -3,8 +3,8 @@
 CARGO ?= cargo
 # The profile that `make demo` builds with: `dev` builds sooner, `release` tags faster.
 DEMO_PROFILE ?= release
-# Arguments of criterion, for `make bench`: the name of a stage, for instance. Those of `make bench-pipeline` and
-# `make bench-delivery`: --help.
+# Arguments of criterion, for `make bench`: the name of a stage, for instance. Those of `make bench-pipeline`,
+# `make bench-delivery` and `make bench-scale`: --help.
 BENCH ?=
 # For `make faults`: how many seeds, or which: `7,12`.
 SEEDS ?= 20
@@ -35,7 +35,7 @@ TRAINER := $(CARGO) run --release --package vitag-trainer --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test faults pressure soak rollouts lint audit bench bench-pipeline bench-delivery bench-step backfill formats models doc clean
+.PHONY: help setup demo test faults pressure soak rollouts lint audit bench bench-pipeline bench-delivery bench-scale bench-step backfill formats models doc clean
 
 help: ## Lists the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -85,6 +85,10 @@ bench-step: ## Measures a step of pretraining beside one in Python; PYTHON has t
 bench-delivery: ## Measures the cost of delivery exactly once, and recovery; arguments in BENCH
 	$(SETUP) build runtime broker
 	$(CARGO) bench --bench delivery -- $(BENCH)
+
+bench-scale: ## Measures workers and partitions on one machine; arguments in BENCH
+	$(SETUP) build runtime broker
+	$(CARGO) bench --bench scale -- $(BENCH)
 
 pressure: ## Overloads a worker for SECONDS and holds it to its memory
 	$(SETUP) build runtime broker

@@ -209,6 +209,17 @@ impl Worker {
         kilobytes * 1024
     }
 
+    /// Its threads: their names, and the processor seconds that each has had.
+    pub(crate) fn threads(&self) -> Vec<(String, f64)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the worker runs");
+        let of_task = |task: std::io::Result<fs::DirEntry>| {
+            let read = |file: &str| fs::read_to_string(task.as_ref().ok()?.path().join(file)).ok();
+            let nanoseconds: f64 = read("schedstat")?.split(' ').next()?.parse().ok()?;
+            Some((read("comm")?.trim_end().to_owned(), nanoseconds / 1e9))
+        };
+        tasks.filter_map(of_task).collect()
+    }
+
     /// A page of its admin address, which must be set to port 0 of 127.0.0.1.
     pub(crate) fn page(&self, path: &str) -> String {
         let mut answer = ureq::get(self.address(path)).call().expect("the worker answers");
