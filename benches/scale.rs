@@ -8,7 +8,7 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -167,10 +167,11 @@ fn report(runs: &[Vec<Run>]) {
         }));
     }
     println!("\n| threads of one worker, 4 partitions | ms of processor a document |\n|---|---:|");
-    let names: Vec<&String> = runs[2][0].by_thread.keys().collect();
+    let shape = SHAPES.iter().position(|&shape| shape == (1, 4)).expect("one of the shapes");
+    let names: BTreeSet<&String> = runs[shape].iter().flat_map(|run| run.by_thread.keys()).collect();
     for name in names {
         let of_thread = |run: &Run| 1e3 * run.by_thread.get(name).unwrap_or(&0.0);
-        let milliseconds = Figure::of(of(2, &of_thread)).median;
+        let milliseconds = Figure::of(of(shape, &of_thread)).median;
         println!("| `{name}` | {milliseconds:.3} |");
     }
     println!("\n{:#}", json!(figures));

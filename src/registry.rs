@@ -101,15 +101,11 @@ impl Model {
         Ok(self.sessions(runtime, options, 1)?.remove(0))
     }
 
-    /// Opens a session that may give other answers than the golden set; for whoever makes that.
+    /// Opens so many sessions that may give other answers than the golden set; for whoever makes that.
     ///
     /// # Errors
     /// When the graph is not what the manifest says.
-    pub fn unproven_session(&self, runtime: &Runtime, options: &InferOptions) -> Result<Session, ModelError> {
-        Ok(self.unproven_sessions(runtime, options, 1)?.remove(0))
-    }
-
-    fn unproven_sessions(
+    pub fn unproven_sessions(
         &self,
         runtime: &Runtime,
         options: &InferOptions,

@@ -14,8 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tagger import GRAPHS
+
 HERE = Path(__file__).parent
-GRAPHS = {"f32": "model.onnx", "int8": "model.int8.onnx"}
 PEERS = {"python, arrival order": [], "python, sorted by length": ["--sort"]}
 
 

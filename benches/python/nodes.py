@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-GRAPHS = {"f32": "model.onnx", "int8": "model.int8.onnx"}
+from tagger import GRAPHS
 
 
 def main() -> None:

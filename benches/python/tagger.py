@@ -8,6 +8,8 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 BATCH = 32
+# In the directory of a model.
+GRAPHS = {"f32": "model.onnx", "int8": "model.int8.onnx"}
 
 
 class Head:

@@ -48,7 +48,7 @@ impl Int8<'_> {
             let path = ModelDir { path: dir.to_owned(), manifest: manifest.clone(), sha256: String::new() };
             let (tokenizer, labels) = (run.tokenizer.clone(), run.labels.clone());
             let model = Model { dir: path, tokenizer, labels, variant };
-            Ok(model.unproven_session(&runtime, &InferOptions::default())?)
+            Ok(model.unproven_sessions(&runtime, &InferOptions::default(), 1)?.remove(0))
         };
         let (mut exact, mut quantized) = (session(Variant::F32)?, session(Variant::Int8)?);
         let mut agreement = Vec::new();
